@@ -1,0 +1,1 @@
+"""The EVM side: contracts, transactions, routes. Knows roots and payees, not shares."""
