@@ -57,7 +57,7 @@ def _imports(text: str, name: str) -> list[str]:
         if line.startswith("import ") and '"' in line:
             target = line.split('"')[1]
             if target.startswith("."):
-                target = os.path.normpath(os.path.join(os.path.dirname(name), target))
+                target = os.path.normpath(Path(name).parent / target)
             found.append(target)
     return found
 
@@ -86,6 +86,7 @@ def compile_contracts() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def main() -> None:
+    """Read the arguments and do the work."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if the shipped ABI files differ; write nothing")
     check = parser.parse_args().check

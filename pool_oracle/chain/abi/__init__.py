@@ -1,0 +1,1 @@
+"""The contracts' ABI files, exported from the build by scripts/compile.py."""

@@ -1,0 +1,1 @@
+"""Closing epochs, publishing their bundles, committing their roots, registering the rewards."""

@@ -1,0 +1,119 @@
+"""From a found block to a payout: wait until it is deep enough, then register its coinbase through the route."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from pool_oracle.chain.client import Sender
+from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registration
+from pool_oracle.epoch.keeper import EpochKeeper
+from pool_oracle.errors import ChainError, NodeError
+from pool_oracle.node.source import NodeSource
+from pool_oracle.pool import FoundBlock, Pool
+from pool_oracle.work.block import parse_block
+from pool_oracle.work.merkle import coinbase_partial_tree
+from pool_oracle.work.share import display
+
+HEADERS_PER_TRANSACTION = 50
+
+log = structlog.get_logger("rewards")
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A block's reward that reached the distributor."""
+
+    block: FoundBlock
+    registration: Registration
+
+
+class RewardKeeper:
+    """Follows found blocks and registers each once it has the bridge's confirmations."""
+
+    def __init__(
+        self, pool: Pool, keeper: EpochKeeper, node: NodeSource, route: FlyoverRouteClient, sender: Sender
+    ) -> None:
+        """`sender` pays the gas; anyone could."""
+        self._pool = pool
+        self._keeper = keeper
+        self._node = node
+        self._route = route
+        self._sender = sender
+        self.rewards: dict[bytes, Reward] = {}
+
+    async def register_due(self) -> list[Reward]:
+        """Register every block that is in the best chain, deep enough for the bridge, and not registered yet."""
+        done = []
+        bridge_height = await asyncio.to_thread(self._route.bridge_height)
+        for block in self._pool.blocks:
+            if block.hash in self.rewards or block.height + CONFIRMATIONS - 1 > bridge_height:
+                continue
+            reward = await self._register(block)
+            if reward is not None:
+                done.append(reward)
+        return done
+
+    async def _register(self, found: FoundBlock) -> Reward | None:
+        block = parse_block(await self._node.block(found.height))
+        if block.hash != found.hash:
+            if found.state != "orphaned":
+                found.state = "orphaned"
+                log.warning("block is not in the best chain", height=found.height, hash=display(found.hash))
+            return None
+        epoch = self._keeper.epochs[found.epoch]
+        registration = await asyncio.to_thread(
+            self._route.register,
+            self._sender,
+            block.coinbase.serialize(with_witness=False),
+            found.height,
+            coinbase_partial_tree(block.txids),
+            epoch.root,
+            epoch.manifest_hash,
+        )
+        reward = Reward(found, registration)
+        self.rewards[found.hash] = reward
+        found.state = "registered"
+        log.info("reward registered", height=found.height, payout=registration.payout_id, amount=registration.amount)
+        return reward
+
+    async def run(self, seconds: float) -> None:
+        """For ever: register what is due, every `seconds`."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.register_due()
+            except (ChainError, NodeError) as error:
+                log.error("rewards", problem=str(error))
+
+
+class HeaderRelay:
+    """Feeds Bitcoin headers to a bridge that has nobody else to do it: the development bridge of a local chain."""
+
+    def __init__(self, node: NodeSource, route: FlyoverRouteClient, sender: Sender) -> None:
+        """`sender` pays the gas."""
+        self._node = node
+        self._route = route
+        self._sender = sender
+
+    async def relay(self) -> int:
+        """Give the bridge every header that it lacks; returns its height afterwards."""
+        height = await asyncio.to_thread(self._route.bridge_height)
+        tip = await self._node.tip()
+        while height < tip.height:
+            upto = min(height + HEADERS_PER_TRANSACTION, tip.height)
+            headers = [await self._node.header(h) for h in range(height + 1, upto + 1)]
+            await asyncio.to_thread(self._route.relay_headers, self._sender, headers)
+            height = upto
+        return height
+
+    async def run(self, seconds: float) -> None:
+        """For ever: relay every `seconds`."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.relay()
+            except (ChainError, NodeError) as error:
+                log.error("header relay", problem=str(error))

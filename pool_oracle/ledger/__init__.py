@@ -1,0 +1,1 @@
+"""The durable truth: the share log on disk and its replay. Knows neither stratum nor Ethereum."""

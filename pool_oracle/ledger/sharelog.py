@@ -1,0 +1,305 @@
+"""The share log: append-only segments of 64-byte slots, written in groups, synced before anything is acknowledged.
+
+Invariant: a future returned by `append` is done only when its slots, and all before them, are on disk (fdatasync).
+One thread writes; the event loop only fills its queue. After a failed write or sync nothing more is accepted: what the
+disk then holds is unknown until the log is opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pool_oracle.errors import CorruptLog, LedgerError
+from pool_oracle.hashes import sha256
+from pool_oracle.work.records import (
+    KIND_BLOCK,
+    KIND_CLOSE,
+    KIND_JOB,
+    KIND_MORE,
+    KIND_WORKER,
+    SLOT_SIZE,
+    LongRecord,
+    Record,
+    SegmentHeader,
+    ShareRecord,
+    encode_header,
+    encode_long,
+    encode_share,
+    is_whole_slot,
+    read_records,
+    whole_length,
+)
+
+SEGMENT_GLOB = "shares-*.log"
+DEFAULT_SEGMENT_BYTES = 64 << 20
+
+
+def segment_name(number: int) -> str:
+    """The file name of a segment."""
+    return f"shares-{number:08d}.log"
+
+
+def now_micros() -> int:
+    """Unix time in microseconds."""
+    return time.time_ns() // 1000
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Slots for one segment that become durable together."""
+
+    segment: int
+    slots: list[bytes]
+    done: asyncio.Future[None]
+
+
+class ShareLog:
+    """The log in a folder, open for appending. One process at a time; a lock file says so."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> None:
+        """Open the log, cutting a torn tail at the last whole record. Needs a running event loop.
+
+        Raises LedgerError when another process holds it, CorruptLog when a segment is damaged inside.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._segment_bytes = segment_bytes
+        self._lock = _lock_folder(folder)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sharelog")
+        self._file = -1
+        self._file_segment = -1
+        self._failure: BaseException | None = None
+        self._defined: set[tuple[int, int]] = set()
+        self._definitions: dict[tuple[int, int], dict[str, Any]] = {}
+        self._queue: list[_Batch] = []
+        self._wake = asyncio.Event()
+        try:
+            self._recover()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._writer = asyncio.create_task(self._write_batches(), name="sharelog-writer")
+
+    def _recover(self) -> None:
+        """Find where the log ends: the last segment, its whole length, the next share's number."""
+        self.next_sequence = 0
+        self.t = 0
+        self._segment = 0
+        self._size = 0
+        names = segment_files(self.folder)
+        if names and cut_torn_tail(names[-1]) and names[-1].stat().st_size == 0:
+            names.pop().unlink()
+        if not names:
+            return
+        header, self.next_sequence, sealed = _summary(names[-1])
+        self._segment = header.segment + sealed
+        self._size = 0 if sealed else names[-1].stat().st_size
+
+    def _enqueue(self, data: bytes) -> asyncio.Future[None]:
+        """Queue slots for the present segment, its header first where it is new."""
+        if self._failure is not None:
+            raise LedgerError(f"the share log failed and accepts nothing: {self._failure}")
+        if not self._queue or self._queue[-1].segment != self._segment:
+            self._queue.append(_Batch(self._segment, [], asyncio.get_running_loop().create_future()))
+        batch = self._queue[-1]
+        if self._size == 0:
+            header = SegmentHeader(self._segment, self.next_sequence, self.t, now_micros())
+            batch.slots.append(encode_header(header))
+            self._size = SLOT_SIZE
+        batch.slots.append(data)
+        self._size += len(data)
+        self._wake.set()
+        return batch.done
+
+    def _next_segment(self) -> None:
+        """Later records go to the next segment, which begins with the first of them."""
+        self._segment += 1
+        self._size = 0
+        self._defined.clear()
+
+    def define_job(self, number: int, payload: dict[str, Any]) -> None:
+        """Tell what job `number` is; it is written before the first share of each segment that points to it."""
+        self._definitions[KIND_JOB, number] = payload
+
+    def define_worker(self, number: int, payload: dict[str, Any]) -> None:
+        """Tell who worker `number` is; written like jobs."""
+        self._definitions[KIND_WORKER, number] = payload
+
+    def forget_job(self, number: int) -> None:
+        """No share of job `number` will come any more."""
+        self._definitions.pop((KIND_JOB, number), None)
+
+    def append(self, share: ShareRecord, unit: int) -> asyncio.Future[None]:
+        """Append a share of `unit` work; the future is done when it is on disk. Raises LedgerError after a failure.
+
+        The share's sequence number must be `next_sequence`, and its job and worker must be defined.
+        """
+        if share.sequence != self.next_sequence:
+            raise LedgerError(f"share {share.sequence} was appended where share {self.next_sequence} belongs")
+        if self._size >= self._segment_bytes:
+            self._next_segment()
+        for key in ((KIND_JOB, share.job), (KIND_WORKER, share.worker)):
+            if key not in self._defined:
+                self._enqueue(encode_long(key[0], self._definitions[key]))
+                self._defined.add(key)
+        done = self._enqueue(encode_share(share))
+        self.next_sequence += 1
+        self.t += unit
+        return done
+
+    def append_block(self, payload: dict[str, Any]) -> asyncio.Future[None]:
+        """Append the record of a found block; the future is done when it is on disk."""
+        return self._enqueue(encode_long(KIND_BLOCK, payload))
+
+    def close_epoch(self, payload: dict[str, Any]) -> asyncio.Future[None]:
+        """Append an epoch's close, the last record of its segment; the future is done when the segment is on disk."""
+        done = self._enqueue(encode_long(KIND_CLOSE, payload))
+        self._next_segment()
+        return done
+
+    async def _write_batches(self) -> None:
+        """Write and sync what has gathered, then tell those who wait for it, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batches, self._queue = self._queue, []
+                try:
+                    await loop.run_in_executor(self._thread, self._write, batches)
+                except OSError as error:
+                    self._fail(error, batches)
+                    return
+                for batch in batches:
+                    if not batch.done.done():
+                        batch.done.set_result(None)
+
+    def _write(self, batches: list[_Batch]) -> None:
+        """In the writer's thread: append each batch to its segment and sync it."""
+        for batch in batches:
+            if batch.segment != self._file_segment:
+                if self._file >= 0:
+                    os.close(self._file)
+                path = self.folder / segment_name(batch.segment)
+                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                self._file_segment = batch.segment
+                _sync_folder(self.folder)
+            view = memoryview(b"".join(batch.slots))
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fdatasync(self._file)
+
+    def _fail(self, error: OSError, batches: list[_Batch]) -> None:
+        self._failure = error
+        for batch in [*batches, *self._queue]:
+            if not batch.done.done():
+                batch.done.set_exception(LedgerError(f"the share log could not be written: {error}"))
+                batch.done.exception()  # seen here, so that an unwatched batch does not warn
+        self._queue = []
+
+    async def flush(self) -> None:
+        """Wait until everything appended so far is on disk. Raises LedgerError if that failed."""
+        if self._queue:
+            await self._queue[-1].done
+        await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
+        if self._failure is not None:
+            raise LedgerError(f"the share log could not be written: {self._failure}")
+
+    async def close(self) -> None:
+        """Flush, stop the writer, and let go of the folder."""
+        try:
+            await self.flush()
+        finally:
+            self._writer.cancel()
+            self._thread.shutdown()
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+            os.close(self._lock)
+
+
+def segment_files(folder: Path) -> list[Path]:
+    """The segments of a log, oldest first. Raises CorruptLog when a number is missing."""
+    names = sorted(folder.glob(SEGMENT_GLOB))
+    for i, path in enumerate(names):
+        if path.name != segment_name(i):
+            raise CorruptLog(f"{folder}: segment {segment_name(i)} is missing")
+    return names
+
+
+def replay(folder: Path) -> Iterator[tuple[Path, Record]]:
+    """Every record of a log in order, with the segment it is in. Raises CorruptLog naming segment and offset."""
+    expected = 0
+    for path in segment_files(folder):
+        for _, record in read_records(path.read_bytes(), path.name):
+            if isinstance(record, SegmentHeader) and record.first_sequence != expected:
+                raise CorruptLog(f"{path.name}: begins with share {record.first_sequence}, where {expected} belongs")
+            if isinstance(record, ShareRecord):
+                expected = record.sequence + 1
+            yield path, record
+
+
+def segment_digest(path: Path) -> tuple[bytes, int]:
+    """SHA-256 and length of a sealed segment."""
+    data = path.read_bytes()
+    return sha256(data), len(data)
+
+
+def cut_torn_tail(path: Path) -> int:
+    """Cut what a crash left half written at the end of the last segment; returns how many bytes went.
+
+    Raises CorruptLog when whole slots follow the damaged one: then it is no torn tail but damage inside.
+    """
+    data = path.read_bytes()
+    whole = whole_length(data)
+    if whole == len(data):
+        return 0
+    for at in range(whole + SLOT_SIZE, len(data) - SLOT_SIZE + 1, SLOT_SIZE):
+        slot = data[at : at + SLOT_SIZE]
+        if is_whole_slot(slot) and slot[0] != KIND_MORE:
+            raise CorruptLog(f"{path.name}: the slot at offset {whole} is damaged, and whole ones follow at {at}")
+    with path.open("r+b") as file:
+        file.truncate(whole)
+        os.fsync(file.fileno())
+    return len(data) - whole
+
+
+def _summary(path: Path) -> tuple[SegmentHeader, int, bool]:
+    """(header, next share's number, whether it ends with a close) of a segment."""
+    header: SegmentHeader | None = None
+    sequence, sealed = 0, False
+    for _, record in read_records(path.read_bytes(), path.name):
+        if isinstance(record, SegmentHeader):
+            header, sequence = record, record.first_sequence
+        elif isinstance(record, ShareRecord):
+            sequence = record.sequence + 1
+        sealed = isinstance(record, LongRecord) and record.kind == KIND_CLOSE
+    if header is None:
+        raise CorruptLog(f"{path.name}: has no header")
+    return header, sequence, sealed
+
+
+def _lock_folder(folder: Path) -> int:
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise LedgerError(f"the share log in {folder} is in use by another process") from None
+    return lock
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

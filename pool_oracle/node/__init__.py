@@ -1,0 +1,1 @@
+"""Where templates come from and where blocks go. Knows nothing of payees."""

@@ -1,0 +1,225 @@
+"""The share log's bytes: slots of 64 bytes, each with its own checksum (protocol.md, "Share log").
+
+A segment is a header slot followed by records. A share is one slot. Longer records (a job, a worker, an epoch's
+close, a found block) are a head slot with the payload's length and its first bytes, then continuation slots; their
+payload is JSON. Every segment defines each job and worker before the first share in it that points there, so a segment
+can be read alone.
+
+All integers are little-endian; times are Unix microseconds; the checksum is CRC-32 over the slot's first 60 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pool_oracle.errors import CorruptLog
+from pool_oracle.work.share import StratumJob, pack_header
+
+SLOT_SIZE = 64
+FORMAT_VERSION = 1
+MAGIC = b"PORCLOG1"
+
+KIND_HEADER, KIND_SHARE, KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_MORE = 1, 2, 3, 4, 5, 6, 7
+_LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK)
+MAX_PAYLOAD = 1 << 20
+
+_HEADER = struct.Struct("<B3x8sIIQ16sQ8x")
+_SHARE = struct.Struct("<BBHI8s8sIIIIIQQ")
+_HEAD = struct.Struct("<B3xI52s")
+_MORE = struct.Struct("<B59s")
+_CRC = struct.Struct("<I")
+_BODY_SIZE = SLOT_SIZE - _CRC.size
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """A segment's first slot. `t` is the running sum of units before its first share."""
+
+    segment: int
+    first_sequence: int
+    t: int
+    created: int
+
+
+class ShareRecord(NamedTuple):
+    """An accepted share: what is needed to rebuild its header, and the target it was judged by.
+
+    `share_bits` is that target in compact form: the pool only assigns targets that have one, so nothing is lost.
+    """
+
+    sequence: int
+    job: int
+    extranonce1: bytes
+    extranonce2: bytes
+    ntime: int
+    nonce: int
+    version: int
+    share_bits: int
+    worker: int
+    time: int
+
+    def header(self, job: StratumJob) -> bytes:
+        """The 80-byte header that this share solved, rebuilt from its job."""
+        root = job.merkle_root(self.extranonce1, self.extranonce2)
+        return pack_header(self.version, job.prev_hash, root, self.ntime, job.nbits, self.nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class LongRecord:
+    """A job, a worker, a close or a block: its kind and its JSON payload."""
+
+    kind: int
+    payload: dict[str, Any]
+
+
+Record = SegmentHeader | ShareRecord | LongRecord
+
+
+def encode_header(header: SegmentHeader) -> bytes:
+    """The header slot."""
+    return _seal(
+        _HEADER.pack(
+            KIND_HEADER,
+            MAGIC,
+            FORMAT_VERSION,
+            header.segment,
+            header.first_sequence,
+            header.t.to_bytes(16, "little"),
+            header.created,
+        )
+    )
+
+
+def encode_share(share: ShareRecord) -> bytes:
+    """A share's slot. Extranonces have up to eight bytes each."""
+    sizes = len(share.extranonce1) << 4 | len(share.extranonce2)
+    return _seal(
+        _SHARE.pack(
+            KIND_SHARE,
+            sizes,
+            0,
+            share.job,
+            share.extranonce1,
+            share.extranonce2,
+            share.ntime,
+            share.nonce,
+            share.version,
+            share.share_bits,
+            share.worker,
+            share.time,
+            share.sequence,
+        )
+    )
+
+
+def encode_long(kind: int, payload: dict[str, Any]) -> bytes:
+    """The slots of a record with a JSON payload."""
+    data = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    slots = [_seal(_HEAD.pack(kind, len(data), data[:52]))]
+    slots += [_seal(_MORE.pack(KIND_MORE, data[at : at + 59])) for at in range(52, len(data), 59)]
+    return b"".join(slots)
+
+
+def slots_of_long(size: int) -> int:
+    """How many slots a payload of `size` bytes takes."""
+    return 1 + max(0, -(-(size - 52) // 59))
+
+
+def is_whole_slot(data: bytes) -> bool:
+    """Whether these are 64 bytes whose checksum is right."""
+    return len(data) == SLOT_SIZE and zlib.crc32(data[:_BODY_SIZE]) == _CRC.unpack_from(data, _BODY_SIZE)[0]
+
+
+def read_records(data: bytes | memoryview, name: str) -> Iterator[tuple[int, Record]]:
+    """(offset, record) of a whole segment, in order. Raises CorruptLog naming `name` and the offset.
+
+    The first record is the segment's header; shares must be numbered without a gap from what it says.
+    """
+    view = memoryview(data)
+    at = 0
+    expected: int | None = None
+    while at < len(view):
+        record, size = _read_record(view, at, name)
+        if isinstance(record, SegmentHeader):
+            if at:
+                raise CorruptLog(f"{name}: a segment header at offset {at}, where only the first slot may be one")
+            expected = record.first_sequence
+        elif expected is None:
+            raise CorruptLog(f"{name}: does not begin with a segment header")
+        elif isinstance(record, ShareRecord):
+            if record.sequence != expected:
+                raise CorruptLog(f"{name}: share {record.sequence} at offset {at}, where share {expected} belongs")
+            expected += 1
+        yield at, record
+        at += size
+
+
+def whole_length(data: bytes | memoryview) -> int:
+    """How many bytes from the front are whole records: where a torn tail begins."""
+    view = memoryview(data)
+    at = 0
+    while at < len(view):
+        try:
+            _, size = _read_record(view, at, "tail")
+        except CorruptLog:
+            break
+        at += size
+    return at
+
+
+def _read_record(view: memoryview, at: int, name: str) -> tuple[Record, int]:
+    slot = bytes(view[at : at + SLOT_SIZE])
+    if not is_whole_slot(slot):
+        raise CorruptLog(f"{name}: the slot at offset {at} is damaged or cut (checksum)")
+    kind = slot[0]
+    if kind == KIND_SHARE:
+        return _decode_share(slot), SLOT_SIZE
+    if kind in _LONG_KINDS:
+        return _decode_long(view, at, slot, name)
+    if kind == KIND_HEADER:
+        return _decode_header(slot, name), SLOT_SIZE
+    raise CorruptLog(f"{name}: the slot at offset {at} has kind {kind}, which is none of version {FORMAT_VERSION}")
+
+
+def _decode_header(slot: bytes, name: str) -> SegmentHeader:
+    _, magic, version, segment, first, t, created = _HEADER.unpack_from(slot)
+    if magic != MAGIC:
+        raise CorruptLog(f"{name}: is no share log segment")
+    if version != FORMAT_VERSION:
+        raise CorruptLog(f"{name}: has format version {version}; this reads {FORMAT_VERSION}")
+    return SegmentHeader(segment, first, int.from_bytes(t, "little"), created)
+
+
+def _decode_share(slot: bytes) -> ShareRecord:
+    _, sizes, _, job, en1, en2, ntime, nonce, version, bits, worker, time, sequence = _SHARE.unpack_from(slot)
+    return ShareRecord(sequence, job, en1[: sizes >> 4], en2[: sizes & 15], ntime, nonce, version, bits, worker, time)
+
+
+def _decode_long(view: memoryview, at: int, slot: bytes, name: str) -> tuple[LongRecord, int]:
+    kind, size, first = _HEAD.unpack_from(slot)
+    if size > MAX_PAYLOAD:
+        raise CorruptLog(f"{name}: the record at offset {at} announces {size} bytes")
+    count = slots_of_long(size)
+    pieces = [first]
+    for i in range(1, count):
+        offset = at + i * SLOT_SIZE
+        more = bytes(view[offset : offset + SLOT_SIZE])
+        if not is_whole_slot(more) or more[0] != KIND_MORE:
+            raise CorruptLog(f"{name}: the slot at offset {offset} is damaged or cut (checksum)")
+        pieces.append(_MORE.unpack_from(more)[1])
+    try:
+        payload = json.loads(b"".join(pieces)[:size])
+    except ValueError as error:
+        raise CorruptLog(f"{name}: the record at offset {at} is not JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise CorruptLog(f"{name}: the record at offset {at} is not a JSON object")
+    return LongRecord(kind, payload), count * SLOT_SIZE
+
+
+def _seal(body: bytes) -> bytes:
+    return body + _CRC.pack(zlib.crc32(body))
