@@ -175,12 +175,12 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
     /// @inheritdoc IDistributor
     function withdrawOwed(address to) external nonReentrant returns (uint256 amount) {
         if (to == address(0) || to == address(this)) revert InvalidRecipient(to);
-        amount = owed[msg.sender];
-        if (amount == 0) revert NothingOwed(msg.sender);
-        owed[msg.sender] = 0;
-        totalAccounted -= amount;
-        emit OwedWithdrawn(msg.sender, to, amount);
-        if (!_send(to, amount, gasleft())) revert SendFailed(to);
+        return _sendOwed(msg.sender, to);
+    }
+
+    /// @inheritdoc IDistributor
+    function sendOwed(address creditor) external nonReentrant returns (uint256 amount) {
+        return _sendOwed(creditor, creditor);
     }
 
     /// @inheritdoc IDistributor
@@ -369,7 +369,9 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
         }
     }
 
-    /// @dev Pays, or owes. Whoever calls cannot make a payment fail by giving it too little gas.
+    /// @dev Pays, or owes. Whoever calls cannot make a payment fail by giving it too little gas. On a chain that does not
+    ///      keep back 1/64 of the gas at each call (Rootstock, at most 400 calls deep) it can by calling from the deepest
+    ///      place; `sendOwed` mends that.
     function _pay(address recipient, uint256 amount) private {
         if (amount == 0) return;
         totalAccounted -= amount;
@@ -381,6 +383,16 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
             owed[recipient] += amount;
             emit Owed(recipient, amount);
         }
+    }
+
+    /// @dev Sends all that is owed to `creditor`, with all gas, or reverts.
+    function _sendOwed(address creditor, address to) private returns (uint256 amount) {
+        amount = owed[creditor];
+        if (amount == 0) revert NothingOwed(creditor);
+        owed[creditor] = 0;
+        totalAccounted -= amount;
+        emit OwedWithdrawn(creditor, to, amount);
+        if (!_send(to, amount, gasleft())) revert SendFailed(to);
     }
 
     /* INTERNAL: RECIPIENTS */

@@ -140,6 +140,11 @@ interface IDistributor {
     /// @notice Sends what is owed to the caller, because an earlier transfer to it failed, to `to`.
     function withdrawOwed(address to) external returns (uint256 amount);
 
+    /// @notice Sends what is owed to `creditor` to `creditor`. Anyone may call it.
+    /// @dev With all gas, unlike a claim: for a recipient that needs more than a claim gives and cannot call
+    ///      `withdrawOwed`, or that has no gas of its own. Reverts when the recipient refuses again.
+    function sendOwed(address creditor) external returns (uint256 amount);
+
     /// @notice Sends the fee to the fee recipient. Anyone may call it.
     function withdrawFee() external returns (uint256 amount);
 
@@ -196,7 +201,8 @@ interface IDistributor {
     function payout(uint256 payoutId) external view returns (Payout memory);
     function isClaimed(bytes21 payee, uint256 payoutId) external view returns (bool);
     function claimedWord(bytes21 payee, uint256 word) external view returns (uint256 bits);
-    /// @notice What `claim` with the same arguments would pay now; what is claimed already or proves nothing counts 0.
+    /// @notice What these claims are worth now, each looked at by itself; one that is claimed already or proves nothing
+    ///         counts 0, where `claim` would revert.
     function claimable(bytes21 payee, Claim[] calldata claims) external view returns (uint256 amount);
     /// @notice Where money of `payee` goes: set, linked, or the account itself; zero where nobody is known.
     function recipientOf(bytes21 payee) external view returns (address);

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 
 from pool_oracle.errors import SetupError
+from pool_oracle.processes import start_child, stop_child
 
 # Mnemonic of the accounts that anvil makes and funds; known to everybody, worth nothing.
 TEST_MNEMONIC = "test test test test test test test test test test test junk"
 START_TIMEOUT_SECONDS = 30
-
-_PR_SET_PDEATHSIG = 1
 
 
 def find_project_root(start: Path | None = None) -> Path:
@@ -43,13 +38,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    """In the child: own process group (Ctrl-C goes to us alone), and death when the parent dies (Linux)."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class Anvil:
     """A running anvil. Use it as a context manager, or call `stop`."""
 
@@ -65,14 +53,7 @@ class Anvil:
         command += ["--mnemonic", TEST_MNEMONIC, "--hardfork", "cancun"]
         if block_seconds:
             command += ["--block-time", str(block_seconds)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+        self._process = start_child(command)
         try:
             self._wait()
         except BaseException:
@@ -98,13 +79,7 @@ class Anvil:
 
     def stop(self) -> None:
         """End the process and wait for it. Calling it again does nothing."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        stop_child(self._process)
 
     def __enter__(self) -> Anvil:
         return self

@@ -94,6 +94,10 @@ class Chain:
         """The balance of an account in wei."""
         return int(self.web3.eth.get_balance(Web3.to_checksum_address(address)))
 
+    def time(self) -> int:
+        """The last block's Unix time."""
+        return int(self.web3.eth.get_block("latest")["timestamp"])
+
     def rpc(self, method: str, *params: Any) -> Any:
         """Any JSON-RPC method. Raises ChainError with the node's words."""
         answer = self.web3.provider.make_request(method, list(params))  # type: ignore[arg-type]

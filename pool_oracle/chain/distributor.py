@@ -47,6 +47,14 @@ class DistributorClient:
         self.address = str(self.contract.address)
         self.address_bytes = bytes.fromhex(self.address[2:])
 
+    def operator(self) -> str:
+        """Who may commit."""
+        return str(self.contract.functions.operator().call())
+
+    def fee_bps(self) -> int:
+        """The fee on payouts recorded from now on, in basis points."""
+        return int(self.contract.functions.feeBps().call())
+
     def active_epoch(self) -> CommittedEpoch:
         """The epoch that money which arrives now belongs to."""
         root, manifest_hash, number, _ = self.contract.functions.activeEpoch().call()

@@ -40,6 +40,10 @@ class FlyoverRouteClient:
         bridge = self.contract.functions.bridge().call()
         self._bridge = chain.contract("IBridge", bridge)
 
+    def distributor(self) -> str:
+        """The distributor that rewards are brought to."""
+        return str(self.contract.functions.distributor().call())
+
     def terms(self) -> FlyoverTerms:
         """What deposit addresses depend on now; the redeem script changes when the PowPeg does."""
         return FlyoverTerms(

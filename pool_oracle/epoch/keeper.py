@@ -10,14 +10,14 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
 from pool_oracle.chain.client import Sender
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.errors import ChainError, ManifestError
-from pool_oracle.ledger.bundle import bundle_folder, bundle_folders, read_leaves, read_manifest, write_bundle
+from pool_oracle.ledger.bundle import bundle_folders, read_leaves, read_manifest, write_bundle
 from pool_oracle.ledger.sharelog import ShareLog, segment_digest, segment_files
 from pool_oracle.node.source import NodeSource
 from pool_oracle.payout.commitment import epoch_commitment
@@ -142,8 +142,8 @@ class EpochKeeper:
         active = await asyncio.to_thread(self._distributor.active_epoch)
         if active.number >= len(self.epochs) or self.epochs[active.number].root != active.root:
             raise ManifestError(
-                f"the distributor's epoch {active.number} has root 0x{active.root.hex()}, which is not the one published "
-                f"in {self._folder}; is it the right distributor?"
+                f"the distributor's epoch {active.number} has root 0x{active.root.hex()}, which is not the one "
+                f"published in {self._folder}; is it the right distributor?"
             )
         for epoch in self.epochs[active.number + 1 :]:
             await self._commit(epoch)
@@ -225,6 +225,6 @@ class EpochKeeper:
         script = await asyncio.to_thread(self._route.reward_script, epoch.commitment)
         await self._pool.set_commitment(Commitment(epoch.number, epoch.commitment, script))
 
-    def proof(self, number: int, payee: Payee) -> Any:
-        """A payee's proof in an epoch. Raises TreeError when it has no leaf there."""
-        return SumTree(read_leaves(bundle_folder(self._folder, number))).proof(payee)
+    def epoch_of_root(self, root: bytes) -> Epoch | None:
+        """The published epoch with this root; the latest where several have it."""
+        return next((epoch for epoch in reversed(self.epochs) if epoch.root == root), None)

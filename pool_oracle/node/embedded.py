@@ -24,6 +24,7 @@ from pool_oracle.work.template import Template
 
 REGTEST_NBITS = 0x207FFFFF
 REGTEST_HALVING_INTERVAL = 150
+REGTEST_GENESIS_HASH = bytes.fromhex("0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206")[::-1]
 BLOCK_VERSION = 0x20000000
 MEDIAN_TIME_SPAN = 11
 
@@ -147,9 +148,13 @@ class EmbeddedRegtest:
 
     async def close(self) -> None:
         """Write the chain to disk and let go of the folder."""
+        await asyncio.get_running_loop().run_in_executor(None, self.unload)
+
+    def unload(self) -> None:
+        """The same, outside an event loop. Calling it again does nothing."""
         if self._kernel is not None:
-            await self._call(self._unload)
-        self._thread.shutdown()
+            self._thread.submit(self._unload).result()
+            self._thread.shutdown()
 
     def _unload(self) -> None:
         self._chain = self._kernel = self._logging = None

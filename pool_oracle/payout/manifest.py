@@ -103,6 +103,10 @@ class Manifest:
             raise ManifestError(f"the manifest has {len(data)} bytes and must stay under {MAX_MANIFEST_SIZE}")
         return data
 
+    def hash(self) -> bytes:
+        """The SHA-256 that names this manifest."""
+        return sha256(self.to_bytes())
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Parse a canonical manifest of this protocol version. Raises ManifestError."""

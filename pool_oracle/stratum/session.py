@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -63,8 +63,7 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a TCP server hands out
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # a TCP server hands out nothing else
         self.peer = "{}:{}".format(*transport.get_extra_info("peername", ("?", 0))[:2])
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,117 @@
+"""FastAPI's routes over `Views`, and the server that runs in the pool's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from functools import lru_cache
+from importlib.resources import files
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+
+from pool_oracle.api.views import Views
+from pool_oracle.errors import ChainError, ConfigError, InputError
+
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'"
+
+
+def build_api(views: Views) -> FastAPI:
+    """The application: every route reads, none writes."""
+    api = FastAPI(title="pool_oracle", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
+    api.add_exception_handler(InputError, _on_input_error)
+    api.add_exception_handler(ChainError, _on_chain_error)
+    for path, view in (
+        ("/healthz", _healthz),
+        ("/api/v1/pool", views.pool),
+        ("/api/v1/workers", views.workers),
+        ("/api/v1/epochs", views.epochs),
+        ("/api/v1/blocks", views.blocks),
+        ("/api/v1/payouts", views.payouts),
+        ("/api/v1/proof/{payout}/{payee}", views.proof),
+    ):
+        api.add_api_route(path, view, methods=["GET"])
+    api.add_api_route("/api/v1/epochs/{number}/{name}", _bundle_files(views), methods=["GET"])
+    api.add_api_route("/", _page, methods=["GET"], include_in_schema=False)
+    api.add_api_route("/page.js", _script, methods=["GET"], include_in_schema=False)
+    return api
+
+
+def _bundle_files(views: Views) -> Callable[[int, str], Awaitable[FileResponse]]:
+    async def bundle_file(number: int, name: str) -> FileResponse:
+        path = await views.file(number, name)
+        if path is None:
+            raise InputError(f"epoch {number} has no file {name!r}")
+        return FileResponse(path)
+
+    return bundle_file
+
+
+async def _healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+async def _page() -> HTMLResponse:
+    return HTMLResponse(_asset("index.html"), headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+async def _script() -> Response:
+    return Response(_asset("page.js"), media_type="text/javascript")
+
+
+async def _on_input_error(_request: Request, error: Exception) -> JSONResponse:
+    return _problem(404, str(error))
+
+
+async def _on_chain_error(_request: Request, error: Exception) -> JSONResponse:
+    return _problem(503, str(error))
+
+
+@lru_cache
+def _asset(name: str) -> str:
+    return (files("pool_oracle.api") / "page" / name).read_text(encoding="utf-8")
+
+
+def _problem(status: int, detail: str) -> JSONResponse:
+    """An error as RFC 9457 wants it."""
+    body = {"type": "about:blank", "status": status, "detail": detail}
+    return JSONResponse(body, status_code=status, media_type="application/problem+json")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the application's own decide when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class ApiServer:
+    """Serves the API until it is stopped."""
+
+    def __init__(self, views: Views) -> None:
+        """`views` is what there is to see."""
+        self._api = build_api(views)
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port, which the system chooses where `port` is 0. Raises ConfigError if it is taken."""
+        config = uvicorn.Config(self._api, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+        try:
+            socket = config.bind_socket()
+        except SystemExit:
+            raise ConfigError(f"the API cannot listen on {host}:{port}: the port is taken or not allowed") from None
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[socket]), name="api")
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn offers no event for it
+            await asyncio.sleep(0.01)
+        return int(socket.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Finish open requests and stop."""
+        if self._server is not None and self._task is not None:
+            self._server.should_exit = True
+            await self._task

@@ -1,0 +1,127 @@
+"""The one place where the pool's objects are wired together, started in order and stopped in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from pool_oracle.api.server import ApiServer
+from pool_oracle.api.views import Views
+from pool_oracle.chain.client import Chain, Sender, account_from_key_file
+from pool_oracle.chain.distributor import DistributorClient
+from pool_oracle.chain.flyover import FlyoverRouteClient
+from pool_oracle.config import Config
+from pool_oracle.epoch.keeper import EpochKeeper, Identity
+from pool_oracle.epoch.rewards import HeaderRelay, RewardKeeper
+from pool_oracle.ledger.sharelog import ShareLog
+from pool_oracle.node.embedded import EmbeddedRegtest
+from pool_oracle.pool import Pool
+from pool_oracle.stratum.server import StratumServer
+
+COINBASE_TAG = b"/pool_oracle/"
+REWARD_SECONDS = 2
+
+log = structlog.get_logger("app")
+
+
+class PoolApp:
+    """A whole pool in one event loop. Between `start` and `stop` its parts are there to be looked at."""
+
+    def __init__(self, config: Config, *, register_rewards: bool = True) -> None:
+        """Without `register_rewards` nobody relays headers or registers rewards: somebody else does."""
+        self.config = config
+        self._register_rewards = register_rewards
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._cleanup = contextlib.AsyncExitStack()
+        self.failure: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Start everything. Raises what the parts raise, after stopping what had started."""
+        self.failure = asyncio.get_running_loop().create_future()
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        self.chain = Chain(config.chain.rpc)
+        self.operator = Sender(self.chain, account_from_key_file(config.key_file))
+        self.distributor = await asyncio.to_thread(DistributorClient, self.chain, config.chain.distributor)
+        self.route = await asyncio.to_thread(
+            lambda: FlyoverRouteClient(self.chain, config.chain.flyover_route, nested=config.chain.nested_deposits)
+        )
+        self.node = EmbeddedRegtest(config.data / "node")
+        self._cleanup.push_async_callback(self.node.close)
+        self.log = ShareLog(config.data / "shares")
+        self._cleanup.push_async_callback(self.log.close)
+        self.pool = Pool(
+            config.network,
+            self.node,
+            self.log,
+            window=config.policy.window,
+            tag=COINBASE_TAG,
+            emulated_target=config.emulated_target,
+        )
+        identity = Identity(
+            pool=config.pool.name,
+            network=config.pool.network,
+            chain_id=self.chain.chain_id,
+            distributor=self.distributor.address_bytes,
+            route=self.route.name,
+            policy=config.manifest_policy,
+        )
+        bundles = config.data / "bundles"
+        self.keeper = EpochKeeper(
+            self.pool, self.log, self.node, bundles, identity, self.distributor, self.route, self.operator
+        )
+        await self.keeper.start(config.genesis_payee)
+        self.rewards = RewardKeeper(self.pool, self.keeper, self.node, self.route, self.operator)
+        self.header_relay = HeaderRelay(self.node, self.route, self.operator)
+        await self._serve()
+        self._spawn(self.pool.follow_tip())
+        self._spawn(self.keeper.run(config.policy.epoch_seconds))
+        if self._register_rewards:
+            self._spawn(self.rewards.run(REWARD_SECONDS))
+            if config.chain.relay_headers:
+                self._spawn(self.header_relay.run(REWARD_SECONDS))
+        self._cleanup.push_async_callback(self._end_tasks)
+
+    async def _serve(self) -> None:
+        stratum = StratumServer(self.pool, self.config.share_difficulty)
+        self.stratum_port = await stratum.start(self.config.stratum.host, self.config.stratum.port)
+        self._cleanup.push_async_callback(stratum.stop)
+        views = Views(self.config.pool.name, self.pool, self.keeper, self.rewards, self.distributor)
+        api = ApiServer(views)
+        self.api_port = await api.start(self.config.api.host, self.config.api.port)
+        self._cleanup.push_async_callback(api.stop)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._on_end)
+        self._tasks.append(task)
+
+    def _on_end(self, task: asyncio.Task[Any]) -> None:
+        """A task that never should end has ended: tell whoever waits in `failure`."""
+        if task.cancelled() or self.failure is None or self.failure.done():
+            return
+        error = task.exception()
+        if error is not None:
+            self.failure.set_exception(error)
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.settle_blocks()
+
+    async def stop(self) -> None:
+        """Stop everything, in reverse; the share log is flushed and the chain written."""
+        await self._cleanup.aclose()
+        if self.failure is not None and not self.failure.done():
+            self.failure.cancel()

@@ -1,0 +1,263 @@
+"""The command line: parses, calls the rooms below, prints. Heavy libraries are imported by the command that needs them.
+
+Exit codes: 0 done, and so it is; 1 what was checked is not so; 2 wrong input, usage or configuration; 3 something that
+is needed failed or is missing (node, chain, disk, program); 130 interrupted. Errors are one line on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pool_oracle import __version__
+from pool_oracle.errors import InputError, PoolOracleError, ProofError
+
+EXIT_NOT_SO, EXIT_INPUT, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+KEEP_VARIABLE = "KEEP"
+
+EPILOG = (
+    "Exit codes: 0 done; 1 what was checked is not so; 2 wrong input, usage or configuration; "
+    "3 something needed failed or is missing; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="pool-oracle",
+    help="A mining pool whose payouts nobody has to trust the operator for.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+tree_app = typer.Typer(help="Sum trees: JSON in, JSON out.", no_args_is_help=True, rich_markup_mode=None)
+share_app = typer.Typer(help="Shares: JSON in, JSON out.", no_args_is_help=True, rich_markup_mode=None)
+audit_app = typer.Typer(help="Recompute what the pool published.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tree_app, name="tree")
+app.add_typer(share_app, name="share")
+app.add_typer(audit_app, name="audit")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
+Lines = Annotated[
+    bool, typer.Option("--lines", help="One JSON value a line in, one a line out; errors in their place.")
+]
+Network = Annotated[str | None, typer.Option(help="Accept addresses of this network only; any, if left out.")]
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+FormatJson = Annotated[bool, typer.Option("--json", help="The answer is JSON already; accepted for symmetry.")]
+
+DEFAULT_CONFIG = Path("pool-oracle.toml")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pool-oracle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """A mining pool whose payouts nobody has to trust the operator for."""
+
+
+# Formats
+
+
+@tree_app.command("root")
+def tree_root(network: Network = None, lines: Lines = False, as_json: FormatJson = False) -> None:
+    """[{payee, weight}, ...] to {root, total, leaves, depth}."""
+    from pool_oracle import formats
+
+    _convert(lambda value: formats.tree_root(value, _network(network)), lines)
+
+
+@tree_app.command("proof")
+def tree_proof(
+    payee: Annotated[str, typer.Option(help="An address, or 0x and 42 hex digits.")],
+    network: Network = None,
+    lines: Lines = False,
+    as_json: FormatJson = False,
+) -> None:
+    """[{payee, weight}, ...] to the proof of one payee."""
+    from pool_oracle import formats
+
+    _convert(lambda value: formats.tree_proof(value, payee, _network(network)), lines)
+
+
+@tree_app.command("verify")
+def tree_verify(network: Network = None, lines: Lines = False, as_json: FormatJson = False) -> None:
+    """{payee, weight, index, proof, root}: exit code 0 if it verifies, 1 with the reason if not."""
+    from pool_oracle import formats
+
+    _convert(lambda value: formats.tree_verify(value, _network(network)), lines)
+
+
+@app.command("window")
+def window(network: Network = None, lines: Lines = False, as_json: FormatJson = False) -> None:
+    """{window, shares: [{payee, nbits, shareTarget}, ...]} to {total, weights}."""
+    from pool_oracle import formats
+
+    _convert(lambda value: formats.window_weights(value, _network(network)), lines)
+
+
+@share_app.command("check")
+def share_check(lines: Lines = False, as_json: FormatJson = False) -> None:
+    """A job and a submission to {header, hash, meetsShareTarget, meetsNetworkTarget}."""
+    from pool_oracle import formats
+
+    _convert(formats.share_check, lines)
+
+
+@app.command("payee")
+def payee_of(lines: Lines = False, as_json: FormatJson = False) -> None:
+    """{address, network} to {payee}."""
+    from pool_oracle import formats
+
+    _convert(formats.payee_of, lines)
+
+
+# The pool
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = DEFAULT_CONFIG,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a configuration file with every setting explained."""
+    from pool_oracle.config import EXAMPLE
+
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already; give another name, or --force to overwrite it")
+    try:
+        path.write_text(EXAMPLE, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    _print({"config": str(path)}, as_json, f"{path} is written; fill in the lines with 0x..., then 'pool-oracle check'")
+
+
+@app.command()
+def check(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Try disk, node, key, chain, contracts and clock, and say what is wrong."""
+    from dataclasses import asdict
+
+    from pool_oracle.check import run_checks
+    from pool_oracle.config import load_config
+
+    results = run_checks(load_config(config))
+    text = "\n".join(f"{'ok  ' if r.ok else 'FAIL'}  {r.name:10} {r.detail}" for r in results)
+    _print([asdict(result) for result in results], as_json, text)
+    if not all(result.ok for result in results):
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+@app.command()
+def run(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Run the pool until it is told to stop."""
+    from pool_oracle.config import load_config
+    from pool_oracle.running import run_pool
+
+    run_pool(load_config(config), on_start=lambda facts: _print(facts, as_json, _facts(facts)))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards; KEEP=1 does the same.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Keep the run's data in this (empty) folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a whole pool on this machine, from the first share to the last claimed wei, and prove it."""
+    from pool_oracle.running import run_demo
+
+    keep = keep or os.environ.get(KEEP_VARIABLE, "") not in ("", "0")
+    if not run_demo(keep=keep, data=data, as_json=as_json):
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+@audit_app.command("epoch")
+def audit_epoch(
+    bundle: Annotated[Path, typer.Option(help="The folder that holds the bundles (epoch-NNNNNN).")],
+    rpc: Annotated[str | None, typer.Option(help="Compare with the contract through this node, too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute every published epoch: shares, window, weights, roots."""
+    from pool_oracle.running import run_audit
+
+    report = run_audit(bundle, rpc)
+    value = report.to_json()
+    text = "\n".join(
+        f"{f['what']}: expected {f['expected']}, found {f['found']} ({f['where']})" for f in value["findings"]
+    )
+    summary = f"{value['verdict']}: {len(value['epochs'])} epochs, {value['shares']} headers hashed again"
+    _print(value, as_json, f"{text}\n{summary}" if text else summary)
+    if not report.passed:
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+# Helpers
+
+
+def _network(name: str | None) -> Any:
+    from pool_oracle.networks import network_named
+
+    return None if name is None else network_named(name)
+
+
+def _convert(convert: Callable[[Any], Any], lines: bool) -> None:
+    """Standard input through one of the formats to standard output."""
+    from pool_oracle.formats import answer_line, read_json
+
+    if lines:
+        for line in sys.stdin.buffer:
+            print(answer_line(convert, _decode(line)))
+        return
+    print(json.dumps(convert(read_json(_decode(sys.stdin.buffer.read()))), ensure_ascii=False))
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
+
+
+def _print(value: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False) if as_json else text, flush=True)
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """One line on standard error; a command group called without a command gives its help instead."""
+    is_help = message.startswith("Usage:")
+    print(message if is_help else f"pool-oracle: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """The entry point: every error becomes one line and an exit code."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        _fail(getattr(error, "format_message", error.__str__)(), EXIT_INPUT)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except ProofError as error:
+        _fail(str(error), EXIT_NOT_SO)
+    except InputError as error:
+        _fail(str(error), EXIT_INPUT)
+    except PoolOracleError as error:
+        _fail(str(error), EXIT_FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()
