@@ -1,7 +1,8 @@
 """The command line: parses, calls the rooms below, prints. Heavy libraries are imported by the command that needs them.
 
 Exit codes: 0 done, and so it is; 1 what was checked is not so; 2 wrong input, usage or configuration; 3 something that
-is needed failed or is missing (node, chain, disk, program); 130 interrupted. Errors are one line on standard error.
+is needed failed or is missing (node, chain, disk, program); 4 a bug of ours; 130 interrupted. Errors are one line on
+standard error.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import typer
 from pool_oracle import __version__
 from pool_oracle.errors import InputError, PoolOracleError, ProofError
 
-EXIT_NOT_SO, EXIT_INPUT, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_NOT_SO, EXIT_INPUT, EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 KEEP_VARIABLE = "KEEP"
+DEBUG_VARIABLE = "POOL_ORACLE_DEBUG"
 
 EPILOG = (
     "Exit codes: 0 done; 1 what was checked is not so; 2 wrong input, usage or configuration; "
-    "3 something needed failed or is missing; 130 interrupted."
+    "3 something needed failed or is missing; 4 a bug of ours; 130 interrupted."
 )
 
 app = typer.Typer(
@@ -192,9 +194,7 @@ def audit_epoch(
 
     report = run_audit(bundle, rpc)
     value = report.to_json()
-    text = "\n".join(
-        f"{f['what']}: expected {f['expected']}, found {f['found']} ({f['where']})" for f in value["findings"]
-    )
+    text = "\n".join(str(finding) for finding in report.findings)
     summary = f"{value['verdict']}: {len(value['epochs'])} epochs, {value['shares']} headers hashed again"
     _print(value, as_json, f"{text}\n{summary}" if text else summary)
     if not report.passed:
@@ -257,6 +257,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        _fail(f"internal error: {error!r}; please report it with what {DEBUG_VARIABLE}=1 shows", EXIT_INTERNAL)
 
 
 if __name__ == "__main__":

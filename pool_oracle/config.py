@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from pool_oracle.errors import ConfigError, InputError
+from pool_oracle.errors import ConfigError, InputError, PayeeError
 from pool_oracle.networks import Network, network_named
 from pool_oracle.payout.manifest import Policy
-from pool_oracle.payout.payee import format_payee, parse_payee
+from pool_oracle.payout.payee import KIND_ACCOUNT, format_payee, parse_payee
 from pool_oracle.payout.window import S, check_window
 from pool_oracle.units import Payee
 from pool_oracle.work.share import target_from_wire
@@ -192,15 +192,22 @@ def load_config(path: Path) -> Config:
 
 
 def _check(config: Config) -> None:
-    network = config.network
+    """Everything that the types cannot say."""
     check_window(config.policy.window)
-    if not 0 <= config.policy.fee_bps <= 10_000:
-        raise ConfigError(f"policy.fee_bps must be 0 to 10000, not {config.policy.fee_bps}")
-    if config.policy.epoch_seconds < 1:
-        raise ConfigError(f"policy.epoch_seconds must be at least 1, not {config.policy.epoch_seconds}")
-    for section, port in (("stratum", config.stratum.port), ("api", config.api.port)):
-        if not 0 <= port <= 65535:
-            raise ConfigError(f"{section}.port must be 0 to 65535, not {port}")
+    _check_range("policy.fee_bps", config.policy.fee_bps, 0, 10_000)
+    _check_range("policy.epoch_seconds", config.policy.epoch_seconds, 1, 1 << 31)
+    _check_range("stratum.port", config.stratum.port, 0, 65_535)
+    _check_range("api.port", config.api.port, 0, 65_535)
+    _check_network(config)
+    _check_address("policy.genesis_payee", config.policy.genesis_payee, config.network)
+    for field in ("distributor", "flyover_route"):
+        address = getattr(config.chain, field)
+        if _check_address(f"chain.{field}", address, config.network)[0] != KIND_ACCOUNT:
+            raise ConfigError(f"chain.{field} must be an EVM address (0x...), not {address!r}")
+
+
+def _check_network(config: Config) -> None:
+    network = config.network
     try:
         difficulty = config.share_difficulty
     except (ValueError, ZeroDivisionError):
@@ -215,4 +222,15 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"pool.network {network.name!r} needs a node by JSON-RPC, which is not built yet; use 'regtest'"
         )
-    _ = config.genesis_payee
+
+
+def _check_range(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{field} must be {low} to {high}, not {value}")
+
+
+def _check_address(field: str, text: str, network: Network) -> Payee:
+    try:
+        return parse_payee(text, network)
+    except PayeeError as error:
+        raise ConfigError(f"{field}: {error}") from None

@@ -23,9 +23,13 @@ from pool_oracle.audit.chain import audit_chain
 from pool_oracle.chain.client import Chain
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.config import Config
-from pool_oracle.demo import Demo, report_to_json, show_report
+from pool_oracle.demo.report import report_to_json, show_report
+from pool_oracle.demo.run import Demo
 from pool_oracle.errors import InputError
 from pool_oracle.logs import configure_logs
+
+WIDE = 200
+"""Columns where output is not a terminal, so that nothing in a log is shortened."""
 
 T = TypeVar("T")
 
@@ -56,6 +60,8 @@ def run_pool(config: Config, on_start: Callable[[dict[str, Any]], None]) -> None
 def run_demo(*, keep: bool, data: Path | None, as_json: bool) -> bool:
     """Run the demo; returns whether all of it held. Raises what its parts raise."""
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console.width = WIDE
     configure_logs(sys.stderr, level=logging.ERROR)
     with _demo_folder(data) as folder:
         demo = Demo(folder, console)

@@ -4,18 +4,20 @@ pragma solidity 0.8.30;
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 
 /// @title TestRecipient
-/// @notice FOR TESTS ONLY. A recipient that uses as much gas as it is told to, or calls somebody back when it is paid,
+/// @notice FOR TESTS ONLY. A recipient that wants as much gas as it is told to, or calls somebody back when it is paid,
 ///         and an ERC-1271 wallet that approves the digests it is told to.
 contract TestRecipient is IERC1271 {
-    uint256 public gasToUse;
+    uint256 public gasWanted;
     address public target;
     bytes public data;
     bytes4 public answer;
     mapping(bytes32 digest => bool) public isApproved;
 
-    /// @notice From now on, using `amount` of gas is what receiving money takes.
-    function useGas(uint256 amount) external {
-        gasToUse = amount;
+    error TooLittleGas(uint256 left);
+
+    /// @notice From now on, money that comes with less gas than `amount` is refused, without using that gas up.
+    function wantGas(uint256 amount) external {
+        gasWanted = amount;
     }
 
     /// @notice From now on, each payment makes it call `target_` with `data_` and keep the first four bytes of
@@ -34,8 +36,7 @@ contract TestRecipient is IERC1271 {
     }
 
     receive() external payable {
-        uint256 start = gasleft();
-        while (start - gasleft() < gasToUse) {}
+        if (gasleft() < gasWanted) revert TooLittleGas(gasleft());
         if (target != address(0)) {
             (, bytes memory returned) = target.call(data);
             answer = bytes4(returned);

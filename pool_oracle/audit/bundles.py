@@ -39,6 +39,9 @@ class Finding:
     where: str
     severity: str = "error"
 
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, found {self.found} ({self.where})"
+
 
 @dataclass(slots=True)
 class EpochAudit:

@@ -171,6 +171,9 @@ def test_claims_by_payee_and_by_relayer_share_the_same_bits(pool):
     pool.chain.send(pool.claim_many(0, pool.payees[:1]))
     payee = pool.payees[0]
     assert pool.chain.refusal(pool.claim(payee, 0)) == ("AlreadyClaimed", payee, 0)
+    pool.payout(1000)
+    pool.chain.send(pool.claim_many(1, pool.payees[:1]))
+    assert pool.call.claimedWord(payee, 0).call() == 0b11
 
 
 # --- trees that no honest builder made ---
@@ -242,7 +245,7 @@ def test_a_recipient_that_needs_more_gas_than_a_claim_gives_and_cannot_call_gets
 ):
     """A splitter or a vault: it takes money, with more than 50,000 gas, and has no way to call withdrawOwed."""
     pool, recipient = paid_by_contract
-    pool.chain.send(recipient.functions.useGas(60_000))
+    pool.chain.send(recipient.functions.wantGas(60_000))
     pool.payout(1000)
     pool.chain.send(pool.claim(pool.payees[1], 0))
     assert owed(pool, recipient.address) == 300
@@ -263,9 +266,12 @@ def test_sending_what_is_owed_to_one_who_still_refuses_changes_nothing(pool):
 
 
 def test_no_choice_of_gas_makes_a_payment_fail_that_fits_into_the_gas_of_a_claim(paid_by_contract):
-    """The caller's gas decides whether the claim reverts, never whether the recipient is paid or owed."""
+    """The caller's gas decides whether the claim reverts, never whether the recipient is paid or owed.
+
+    The recipient refuses early and cheaply, so that enough would be left over to record it as owed.
+    """
     pool, recipient = paid_by_contract
-    pool.chain.send(recipient.functions.useGas(SEND_GAS - 8_000))
+    pool.chain.send(recipient.functions.wantGas(SEND_GAS))
     pool.payout(1000)
     call = pool.claim(pool.payees[1], 0)
     outcomes = set()

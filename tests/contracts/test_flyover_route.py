@@ -324,6 +324,16 @@ def test_a_proof_must_prove_exactly_the_registered_transaction(bitcoin):
     bitcoin.chain.send(bitcoin.register(pmt=right))
 
 
+def test_a_proof_of_the_reward_and_of_another_transaction_before_it_is_refused(make_bitcoin):
+    bitcoin = make_bitcoin()
+    bitcoin.txids.reverse()
+    bitcoin.headers = [mine(ANCHOR, merkle_root(bitcoin.txids))]
+    bitcoin.confirm()
+    both = partial_tree(bitcoin.txids, {1, 4})
+    assert bitcoin.chain.refusal(bitcoin.register(pmt=both)) == ("BridgeInvalidTransaction",)
+    bitcoin.chain.send(bitcoin.register(pmt=partial_tree(bitcoin.txids, {4})))
+
+
 def test_a_proof_with_a_repeated_branch_is_malformed(make_bitcoin):
     """CVE-2012-2459: an odd level's last node, given once more as if it were another."""
     bitcoin = make_bitcoin()

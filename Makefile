@@ -1,0 +1,75 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs, once.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONTRACTS := $(shell find contracts -name '*.sol' 2>/dev/null)
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set-up -----------------------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(VENV)/.ready node_modules/.ready build/artifacts/.ready ## Virtual environment, npm packages, compiled contracts
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: $$($(PYTHON) --version) found" >&2; exit 2; }
+	@echo "Installing the Python packages of requirements.lock (a minute or so)"
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+node_modules/.ready: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm (Node.js 18 or newer)" >&2; exit 2; }
+	@echo "Installing the compiler and the local chain (npm)"
+	@# Not `npm ci`: it wants every platform's anvil in the lock file, and not every registry carries them all.
+	@npm install --no-save --silent --no-progress
+	@touch $@
+
+build/artifacts/.ready: $(VENV)/.ready node_modules/.ready scripts/compile.py $(CONTRACTS)
+	@$(BIN)/python scripts/compile.py
+	@touch $@
+
+.PHONY: contracts
+contracts: build/artifacts/.ready ## Compile the contracts and export their ABI
+
+# --- the two commands -------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## Run a whole pool, from the first share to the last claimed wei (KEEP=1 leaves it running)
+	@KEEP=$(KEEP) exec $(BIN)/pool-oracle demo
+
+.PHONY: test
+test: setup ## Run every test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# --- style ------------------------------------------------------------------------------------------------------------
+
+.PHONY: style
+style: setup ## ruff, mypy, import-linter, solhint, ABI drift
+	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@node_modules/.bin/solhint --max-warnings 0 'contracts/**/*.sol'
+	@$(BIN)/python scripts/compile.py --check
+
+.PHONY: format
+format: $(VENV)/.ready ## Format the Python sources
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: ## Renew the lock files (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --all-extras pyproject.toml -o requirements.lock
+	@npm install --package-lock-only --silent
+
+.PHONY: clean
+clean: ## Remove everything that set-up and tests made
+	@rm -rf $(VENV) node_modules build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
