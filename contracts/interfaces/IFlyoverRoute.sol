@@ -12,8 +12,14 @@ import {INativeDistributor} from "./INativeDistributor.sol";
 /// address. Between block and contract the PowPeg's signers are trusted.
 interface IFlyoverRoute {
     /// @notice A reward arrived and became a payout.
+    /// @param txid The coinbase's id, in Bitcoin's internal byte order: by it anybody finds the block's payout.
     event Registered(
-        bytes32 indexed commitment, uint256 indexed payoutId, bytes32 root, bytes32 manifestHash, uint256 amount
+        bytes32 indexed txid,
+        bytes32 indexed commitment,
+        uint256 indexed payoutId,
+        bytes32 root,
+        bytes32 manifestHash,
+        uint256 amount
     );
 
     error ZeroAddress();

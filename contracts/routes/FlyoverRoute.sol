@@ -54,7 +54,8 @@ contract FlyoverRoute is IFlyoverRoute {
         uint256 came = address(this).balance - before;
         if (came != amount) revert BridgeAmountMismatch(amount, came);
         payoutId = distributor.fund{value: amount}(root, manifestHash);
-        emit Registered(commitment, payoutId, root, manifestHash, amount);
+        bytes32 txid = sha256(abi.encodePacked(sha256(btcTx)));
+        emit Registered(txid, commitment, payoutId, root, manifestHash, amount);
     }
 
     /// @inheritdoc IFlyoverRoute

@@ -6,6 +6,7 @@ web3's calls block; `Sender` and the contract classes are called from worker thr
 from __future__ import annotations
 
 import json
+import re
 import threading
 from functools import lru_cache
 from importlib.resources import files
@@ -16,10 +17,10 @@ from eth_abi.abi import decode as abi_decode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from requests.exceptions import RequestException
-from web3 import Web3
+from web3 import HTTPProvider, Web3
 from web3.contract.contract import Contract, ContractConstructor, ContractFunction
 from web3.exceptions import ContractLogicError, TimeExhausted, Web3Exception
-from web3.types import TxParams, TxReceipt
+from web3.types import RPCEndpoint, RPCResponse, TxParams, TxReceipt
 
 from pool_oracle.errors import ChainError, SetupError, TransactionReverted
 from pool_oracle.hashes import keccak256
@@ -64,23 +65,30 @@ def name_revert(error: ContractLogicError) -> str:
     return str(error.message or error)
 
 
+class _Provider(HTTPProvider):
+    """Speaks to the node; what goes wrong on the way there or back is a ChainError, whoever asked."""
+
+    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        try:
+            return super().make_request(method, params)
+        except (RequestException, ValueError) as error:
+            raise ChainError(f"the chain node at {self.endpoint_uri} does not answer: {_reason(error)}") from None
+
+
 class Chain:
     """A connection to one node of an EVM chain."""
 
     def __init__(self, url: str, *, timeout: float = 20) -> None:
         """Does not connect yet; `chain_id` is the first to do so."""
         self.url = url
-        self.web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": timeout}))
+        self.web3 = Web3(_Provider(url, request_kwargs={"timeout": timeout}))
         self._chain_id: int | None = None
 
     @property
     def chain_id(self) -> int:
         """The chain's id. Raises ChainError if the node does not answer."""
         if self._chain_id is None:
-            try:
-                self._chain_id = int(self.web3.eth.chain_id)
-            except (RequestException, Web3Exception, ValueError) as error:
-                raise ChainError(f"the chain node at {self.url} does not answer: {_first_line(error)}") from None
+            self._chain_id = int(self.web3.eth.chain_id)
         return self._chain_id
 
     def contract(self, name: str, address: str) -> Contract:
@@ -100,7 +108,7 @@ class Chain:
 
     def rpc(self, method: str, *params: Any) -> Any:
         """Any JSON-RPC method. Raises ChainError with the node's words."""
-        answer = self.web3.provider.make_request(method, list(params))  # type: ignore[arg-type]
+        answer = self.web3.provider.make_request(RPCEndpoint(method), list(params))
         if "error" in answer:
             raise ChainError(f"{method}: {answer['error']}")
         return answer["result"]
@@ -131,8 +139,8 @@ class Sender:
                 return self._send(call, value, what)
             except ContractLogicError as error:
                 raise TransactionReverted(what, name_revert(error)) from None
-            except (RequestException, Web3Exception, ValueError) as error:
-                raise ChainError(f"{what} could not be sent by {self.address}: {_first_line(error)}") from None
+            except (Web3Exception, ValueError) as error:
+                raise ChainError(f"{what} could not be sent by {self.address}: {_reason(error)}") from None
 
     def _send(self, call: ContractFunction | ContractConstructor, value: int, what: str) -> TxReceipt:
         eth = self.chain.web3.eth
@@ -169,6 +177,8 @@ def account_from_key_file(path: Path) -> LocalAccount:
     return account
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """One line: the innermost cause of a failed connection says more than what urllib3 wraps around it."""
     text = str(error) or type(error).__name__
-    return text.splitlines()[0][:200]
+    inner = re.search(r"\[Errno \d+\] ([^'\")]+)", text)
+    return inner.group(1) if inner else text.splitlines()[0][:200]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from web3.logs import DISCARD
+from web3.types import EventData
 
 from pool_oracle.chain.client import Chain, Sender
 from pool_oracle.errors import ChainError
@@ -86,6 +87,14 @@ class FlyoverRouteClient:
         call = self.contract.functions.register(coinbase, height, partial_tree, root, manifest_hash)
         receipt = sender.send(call)
         (event,) = self.contract.events.Registered().process_receipt(receipt, errors=DISCARD)
-        return Registration(
-            int(event["args"]["payoutId"]), Wei(event["args"]["amount"]), receipt["transactionHash"].to_0x_hex()
-        )
+        return _registration(event)
+
+    def registrations(self) -> dict[bytes, Registration]:
+        """Every reward that anybody registered, by the coinbase's txid (internal order)."""
+        events = self.contract.events.Registered().get_logs(from_block=0)
+        return {bytes(event["args"]["txid"]): _registration(event) for event in events}
+
+
+def _registration(event: EventData) -> Registration:
+    arguments = event["args"]
+    return Registration(int(arguments["payoutId"]), Wei(arguments["amount"]), event["transactionHash"].to_0x_hex())

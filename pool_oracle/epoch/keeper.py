@@ -140,10 +140,11 @@ class EpochKeeper:
         for close in self._pool.closes[len(self.epochs) - 1 :]:
             self._publish_close(close)
         active = await asyncio.to_thread(self._distributor.active_epoch)
-        if active.number >= len(self.epochs) or self.epochs[active.number].root != active.root:
+        mine = self.epochs[active.number] if active.number < len(self.epochs) else None
+        if mine is None or (mine.root, mine.manifest_hash) != (active.root, active.manifest_hash):
             raise ManifestError(
-                f"the distributor's epoch {active.number} has root 0x{active.root.hex()}, which is not the one "
-                f"published in {self._folder}; is it the right distributor?"
+                f"the distributor's epoch {active.number} (root 0x{active.root.hex()}) is not the one published in "
+                f"{self._folder}; is it the right distributor, with the policy it was deployed with?"
             )
         for epoch in self.epochs[active.number + 1 :]:
             await self._commit(epoch)

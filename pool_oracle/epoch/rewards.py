@@ -11,6 +11,7 @@ from pool_oracle.chain.client import Sender
 from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registration
 from pool_oracle.epoch.keeper import EpochKeeper
 from pool_oracle.errors import ChainError, NodeError
+from pool_oracle.hashes import sha256d
 from pool_oracle.node.source import NodeSource
 from pool_oracle.pool import FoundBlock, Pool
 from pool_oracle.work.block import parse_block
@@ -45,18 +46,30 @@ class RewardKeeper:
         self.rewards: dict[bytes, Reward] = {}
 
     async def register_due(self) -> list[Reward]:
-        """Register every block that is in the best chain, deep enough for the bridge, and not registered yet."""
-        done = []
+        """Register every block that is in the best chain, deep enough for the bridge, and not registered yet.
+
+        Returns the rewards that are new here; one that a stranger registered meanwhile is among them.
+        """
         bridge_height = await asyncio.to_thread(self._route.bridge_height)
-        for block in self._pool.blocks:
-            if block.hash in self.rewards or block.height + CONFIRMATIONS - 1 > bridge_height:
-                continue
-            reward = await self._register(block)
-            if reward is not None:
+        due = [
+            block
+            for block in self._pool.blocks
+            if block.hash not in self.rewards and block.height + CONFIRMATIONS - 1 <= bridge_height
+        ]
+        if not due:
+            return []
+        known = await asyncio.to_thread(self._route.registrations)
+        done = []
+        for block in due:
+            registration = known.get(sha256d(block.coinbase)) or await self._register(block)
+            if registration is not None:
+                reward = self.rewards[block.hash] = Reward(block, registration)
+                block.state = "registered"
                 done.append(reward)
         return done
 
-    async def _register(self, found: FoundBlock) -> Reward | None:
+    async def _register(self, found: FoundBlock) -> Registration | None:
+        """Register one block; None when it is not in the best chain."""
         block = parse_block(await self._node.block(found.height))
         if block.hash != found.hash:
             if found.state != "orphaned":
@@ -73,11 +86,8 @@ class RewardKeeper:
             epoch.root,
             epoch.manifest_hash,
         )
-        reward = Reward(found, registration)
-        self.rewards[found.hash] = reward
-        found.state = "registered"
         log.info("reward registered", height=found.height, payout=registration.payout_id, amount=registration.amount)
-        return reward
+        return registration
 
     async def run(self, seconds: float) -> None:
         """For ever: register what is due, every `seconds`."""

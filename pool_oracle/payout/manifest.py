@@ -13,6 +13,7 @@ from typing import Any
 
 from pool_oracle.errors import ManifestError
 from pool_oracle.hashes import sha256
+from pool_oracle.wire import hex_bytes
 
 PROTOCOL_VERSION = 1
 MAX_MANIFEST_SIZE = 1 << 20
@@ -21,17 +22,27 @@ _CID_PREFIX = bytes((0x01, 0x55, 0x12, 0x20))
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte string of a JSON value. Raises ManifestError for floats, big integers and what is not JSON."""
-    _check_canonical(value, "$")
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    """The one byte string of a JSON value.
+
+    Raises ManifestError for floats, big integers, text that UTF-8 cannot hold, deep nesting, and what is not JSON.
+    """
+    try:
+        _check_canonical(value, "$")
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise ManifestError("a string holds half a surrogate pair, which UTF-8 cannot encode") from None
+    except RecursionError:
+        raise ManifestError("not acceptable JSON: nested too deeply") from None
 
 
 def parse_canonical(data: bytes) -> Any:
     """The value of canonical JSON. Raises ManifestError when the bytes are not exactly the canonical ones."""
     try:
         value = json.loads(data.decode())
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ManifestError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ManifestError("not acceptable JSON: nested too deeply") from None
     if canonical_json(value) != data:
         raise ManifestError("the JSON is not canonical: sorted unique keys, no white space, no needless escapes")
     return value
@@ -115,7 +126,11 @@ class Manifest:
             raise ManifestError(f"the manifest has protocol version {value['version']}; this reads {PROTOCOL_VERSION}")
         if not isinstance(value["segments"], list):
             raise ManifestError("the manifest's segments must be a list")
+        _check_hex(value["distributor"], "distributor", 20)
+        _check_hex(value["root"], "root", 32)
+        _check_hex(value["previous"], "previous", 32)
         value["policy"] = Policy(**_members(Policy, value["policy"]))
+        _check_hex(value["policy"].emulated_network_target, "emulated_network_target", 32)
         value["segments"] = tuple(SegmentRef(**_members(SegmentRef, segment)) for segment in value["segments"])
         return cls(**value)
 
@@ -135,6 +150,11 @@ def _members(cls: type[Any], value: Any) -> dict[str, Any]:
         if allowed and not is_absent and (not isinstance(item, allowed) or isinstance(item, bool)):
             raise ManifestError(f"{cls.__name__}.{name} must be {kind}, not {item!r}")
     return dict(value)
+
+
+def _check_hex(text: str | None, name: str, size: int) -> None:
+    if text is not None:
+        hex_bytes(text, f"the manifest's {name}", size=size, prefixed=True, error=ManifestError)
 
 
 def _check_canonical(value: Any, where: str) -> None:

@@ -26,13 +26,15 @@ class Block:
 
 
 def parse_block(data: bytes) -> Block:
-    """The block of these bytes. Raises JobError."""
+    """The block of exactly these bytes. Raises JobError."""
     reader = Reader(data, "the block")
     header = reader.take(HEADER_SIZE)
     count = reader.compact_size()
     if count == 0 or count > reader.left:
         raise JobError(f"the block announces {count} transactions")
     transactions = [read_transaction(reader) for _ in range(count)]
+    if reader.left:
+        raise JobError(f"{reader.left} bytes follow the block")
     if not transactions[0].is_coinbase:
         raise JobError("the block's first transaction is no coinbase")
     return Block(header, transactions[0], tuple(tx.txid for tx in transactions))

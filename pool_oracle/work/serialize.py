@@ -57,9 +57,14 @@ class Reader:
         return int.from_bytes(self.take(size), "little")
 
     def compact_size(self) -> int:
-        """The next variable-length integer."""
+        """The next variable-length integer. Raises JobError for a form that is not the shortest, as nodes do."""
         first = self.integer(1)
-        return first if first < 0xFD else self.integer({0xFD: 2, 0xFE: 4, 0xFF: 8}[first])
+        if first < 0xFD:
+            return first
+        value = self.integer({0xFD: 2, 0xFE: 4, 0xFF: 8}[first])
+        if compact_size(value)[0] != first:
+            raise JobError(f"{self._what} has a length, {value}, that is not in its shortest form")
+        return value
 
     @property
     def left(self) -> int:

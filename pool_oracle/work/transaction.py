@@ -99,6 +99,8 @@ def read_transaction(reader: Reader) -> Transaction:
             tuple(reader.take(reader.compact_size()) for _ in range(_sane(reader.compact_size(), reader)))
             for _ in inputs
         )
+        if not any(witnesses):
+            raise JobError("the transaction announces witness data and has none")
     return Transaction(version, inputs, outputs, reader.integer(4), witnesses)
 
 

@@ -231,6 +231,7 @@ def test_anybody_registers_a_reward_and_it_becomes_a_payout_of_the_root_it_was_c
     receipt = bitcoin.chain.send(bitcoin.register(), sender=pool.stranger)
     (event,) = bitcoin.chain.events(bitcoin.route.events.Registered, receipt)
     assert event == {
+        "txid": bitcoin.txids[0],
         "commitment": bitcoin.route.functions.commitmentOf(bitcoin.tree.root, MANIFEST).call(),
         "payoutId": 0,
         "root": bitcoin.tree.root,

@@ -1,0 +1,235 @@
+"""Epochs and rewards through the whole application, on a real node and a real chain."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from pool_oracle.app import PoolApp
+from pool_oracle.audit.bundles import BundleAudit
+from pool_oracle.audit.chain import audit_chain
+from pool_oracle.chain.client import Chain, Sender
+from pool_oracle.chain.distributor import DistributorClient, part_of
+from pool_oracle.config import Config
+from pool_oracle.demo.scenario import STRANGER, demo_accounts, network_block
+from pool_oracle.errors import ChainError, ManifestError, SetupError, TransactionReverted
+from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.bundle import bundle_folder, read_leaves
+from pool_oracle.payout.commitment import find_commitment
+from pool_oracle.payout.payee import format_payee, payee_of_account
+from pool_oracle.payout.sumtree import SumTree
+from pool_oracle.pool import Submission
+from pool_oracle.units import WEI_PER_SATOSHI
+from pool_oracle.work.share import hash_to_int, pack_header
+from pool_oracle.work.targets import nbits_to_target, target_to_nbits
+from pool_oracle.work.transaction import parse_transaction
+
+ALICE = payee_of_account(b"\xa1" * 20)
+BOB = payee_of_account(b"\xb2" * 20)
+SHARE_BITS = target_to_nbits(1 << 252)
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[PoolApp]:
+    """The application, with nobody registering rewards but the test."""
+    app = PoolApp(config, register_rewards=False)
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.stop()
+
+
+async def mine(app: PoolApp, payee: Any, count: int, *, block: bool = False) -> None:
+    """Hand in shares of a target that a test meets quickly; with `block`, one that is a block."""
+    job = app.pool.job
+    assert job is not None
+    worker = app.pool.worker(payee, "rig")
+    target = job.network_target if block else nbits_to_target(SHARE_BITS)
+    extranonce1 = app.pool.new_extranonce1()
+    root = job.stratum.merkle_root(extranonce1, bytes(8))
+    done = []
+    nonce = 0
+    while len(done) < count:
+        nonce += 1
+        header = pack_header(
+            job.stratum.version, job.stratum.prev_hash, root, job.template.curtime, job.stratum.nbits, nonce
+        )
+        if hash_to_int(sha256d(header)) <= target:
+            submission = Submission(
+                job.wire_id, worker, extranonce1, bytes(8), job.template.curtime, nonce, None, 0, SHARE_BITS
+            )
+            done.append(app.pool.submit(submission))
+    await asyncio.gather(*done)
+    await app.pool.settle_blocks()
+
+
+def test_epochs_are_published_committed_and_carried_by_the_next_jobs(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            assert [epoch.number for epoch in app.keeper.epochs] == [0]
+            assert await app.keeper.close() is None
+            await mine(app, ALICE, 3)
+            await mine(app, BOB, 1)
+            epoch = await app.keeper.close()
+            assert epoch is not None
+            assert dict(read_leaves(epoch.folder))[ALICE] == 3 * dict(read_leaves(epoch.folder))[BOB]
+            active = app.distributor.active_epoch()
+            assert (active.number, active.root, active.manifest_hash) == (1, epoch.root, epoch.manifest_hash)
+            coinbase = parse_transaction(app.pool.job.stratum.coinbase(bytes(4), bytes(8)))  # type: ignore[union-attr]
+            found = find_commitment(output.script for output in coinbase.outputs)
+            assert found is not None
+            assert found[1] == epoch.commitment
+            assert coinbase.outputs[0].script == app.route.reward_script(epoch.commitment)
+
+    asyncio.run(work())
+
+
+def test_a_restart_between_publishing_and_committing_ends_in_the_same_place(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 2)
+            close = app.pool.close_epoch("00" * 32, 0, 1)
+            assert close is not None
+            await app.log.flush()
+        async with running(deployed) as app:
+            assert app.distributor.active_epoch().number == 1
+            root = app.keeper.epochs[1].root
+            manifest = (app.keeper.epochs[1].folder / "manifest.json").read_bytes()
+        shutil.rmtree(bundle_folder(deployed.data / "bundles", 1))
+        async with running(deployed) as app:
+            assert app.keeper.epochs[1].root == root
+            assert (app.keeper.epochs[1].folder / "manifest.json").read_bytes() == manifest
+            assert len(app.distributor.committed_epochs()) == 2
+            await mine(app, BOB, 1)
+            epoch = await app.keeper.close()
+            assert epoch is not None
+            assert epoch.number == 2
+
+    asyncio.run(work())
+
+
+def test_another_distributors_story_is_refused(deployed: Config) -> None:
+    async def work() -> None:
+        changed = msgspec.structs.replace(deployed, pool=msgspec.structs.replace(deployed.pool, name="another pool"))
+        with pytest.raises(ManifestError, match="is it the right distributor"):
+            async with running(changed):
+                pass
+
+    asyncio.run(work())
+
+
+def test_a_chain_that_does_not_answer_a_missing_key_and_a_missing_contract_are_named(
+    deployed: Config, tmp_path: Path
+) -> None:
+    async def start(**changes: str) -> None:
+        async with running(msgspec.structs.replace(deployed, chain=msgspec.structs.replace(deployed.chain, **changes))):
+            pass
+
+    with pytest.raises(ChainError, match="does not answer"):
+        asyncio.run(start(rpc="http://127.0.0.1:1"))
+    with pytest.raises(SetupError, match="cannot be read"):
+        asyncio.run(start(operator_key_file=str(tmp_path / "nothing")))
+    with pytest.raises(ChainError, match="no contract NativeDistributor"):
+        asyncio.run(start(distributor="0x" + "11" * 20))
+
+
+def test_a_block_reward_is_registered_after_its_confirmations_and_once(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 3)
+            await mine(app, BOB, 2)
+            epoch = await app.keeper.close()
+            assert epoch is not None
+            await mine(app, ALICE, 1, block=True)
+            (block,) = app.pool.blocks
+            assert block.state == "accepted"
+            while (await app.node.tip()).height < block.height + 98:
+                await app.node.submit(network_block(await app.node.template()))
+            await app.header_relay.relay()
+            assert await app.rewards.register_due() == []
+            await app.node.submit(network_block(await app.node.template()))
+            await app.header_relay.relay()
+            (reward,) = await app.rewards.register_due()
+            value = sum(output.value for output in parse_transaction(block.coinbase).outputs)
+            assert reward.registration.amount == value * WEI_PER_SATOSHI
+            assert await app.rewards.register_due() == []
+            app.rewards.rewards.clear()
+            # As after a restart, or when a stranger was faster: what the chain knows is not registered again.
+            assert [found.registration for found in await app.rewards.register_due()] == [reward.registration]
+            (payout,) = app.distributor.payouts()
+            assert payout.root == epoch.root
+            stranger = Sender(app.chain, demo_accounts()[STRANGER])
+            tree = SumTree(read_leaves(epoch.folder))
+            for payee in (ALICE, BOB):
+                app.distributor.claim(stranger, payee, [(payout.id, tree.proof(payee))])
+                amount = part_of(payout, tree.proof(payee).weight)
+                assert app.chain.balance(f"0x{payee[1:].hex()}") == amount
+                with pytest.raises(TransactionReverted, match="AlreadyClaimed"):
+                    app.distributor.claim(stranger, payee, [(payout.id, tree.proof(payee))])
+
+    asyncio.run(work())
+
+
+def test_the_api_shows_epochs_files_blocks_and_proofs_and_refuses_nonsense(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app, httpx.AsyncClient(base_url=f"http://127.0.0.1:{app.api_port}") as client:
+            await mine(app, ALICE, 2)
+            epoch = await app.keeper.close()
+            assert epoch is not None
+            assert (await client.get("/healthz")).json() == {"status": "ok"}
+            pool = (await client.get("/api/v1/pool")).json()
+            assert (pool["accepted"], pool["jobEpoch"], pool["distributor"]) == (2, 1, app.distributor.address)
+            assert [row["epoch"] for row in (await client.get("/api/v1/epochs")).json()] == [1, 0]
+            file = await client.get("/api/v1/epochs/1/manifest.json")
+            assert file.content == (epoch.folder / "manifest.json").read_bytes()
+            segment = epoch.manifest.segments[0].name
+            assert (await client.get(f"/api/v1/epochs/1/{segment}")).content == (epoch.folder / segment).read_bytes()
+            for path in (
+                "epochs/1/../../operator.key",
+                "epochs/1/lock",
+                "epochs/9/manifest.json",
+                "epochs/x/leaves.json",
+            ):
+                assert (await client.get(f"/api/v1/{path}")).status_code in (404, 422)
+            assert (await client.get("/api/v1/blocks")).json() == []
+            assert (await client.get("/api/v1/workers")).json()[0]["accepted"] == 2
+            funded = app.distributor.contract.functions.fund(epoch.root, epoch.manifest_hash)
+            await asyncio.to_thread(app.operator.send, funded, value=1000)
+            proof = (await client.get(f"/api/v1/proof/0/{format_payee(ALICE)}")).json()
+            assert (proof["amount"], proof["claimed"], proof["epoch"]) == ("990", False, 1)
+            for path, status in ((f"proof/7/{format_payee(ALICE)}", 503), (f"proof/0/{format_payee(BOB)}", 404)):
+                answer = await client.get(f"/api/v1/{path}")
+                assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+            page = await client.get("/")
+            assert "default-src 'none'" in page.headers["content-security-policy"]
+            assert "pool_oracle" in page.text
+            assert (await client.get("/page.js")).headers["content-type"].startswith("text/javascript")
+
+    asyncio.run(work())
+
+
+def test_the_audit_of_what_an_application_published_passes(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            for _ in range(3):
+                await mine(app, ALICE, 20)
+                await mine(app, BOB, 20)
+                await app.keeper.close()
+            audit = BundleAudit(deployed.data / "bundles", terms=app.route.terms())
+            report = audit.run()
+            audit_chain(audit, DistributorClient(Chain(deployed.chain.rpc), app.distributor.address))
+            assert report.findings == []
+            assert report.chain_checked
+            assert [epoch.epoch for epoch in report.epochs] == [0, 1, 2, 3]
+            assert report.shares >= 120
+
+    asyncio.run(work())

@@ -1,0 +1,214 @@
+"""Shares, blocks and epochs through a pool on a real node and a real log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pool_oracle.errors import CorruptLog, LedgerError, ShareRefused
+from pool_oracle.ledger.sharelog import ShareLog, replay
+from pool_oracle.payout.payee import payee_of_account
+from pool_oracle.payout.window import S
+from pool_oracle.pool import Commitment, restore_state
+from pool_oracle.work.records import KIND_BLOCK, LongRecord, ShareRecord
+from pool_oracle.work.targets import nbits_to_target
+
+OpenRig = Callable[..., AbstractAsyncContextManager[Any]]
+ALICE = payee_of_account(b"\xa1" * 20)
+BOB = payee_of_account(b"\xb2" * 20)
+
+if TYPE_CHECKING:
+    from pool_oracle.pool import Submission
+
+
+def is_block(rig: Any) -> Callable[[int], bool]:
+    return lambda number: number <= rig.pool.job.network_target
+
+
+def refusal_of(rig: Any, submission: Submission) -> tuple[int, str]:
+    with pytest.raises(ShareRefused) as refused:
+        rig.pool.submit(submission)
+    return refused.value.code, refused.value.reason
+
+
+def test_an_accepted_share_is_on_disk_when_its_future_is_done(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            await r.pool.submit(r.solve())
+            on_disk = [record for _, record in replay(r.log.folder) if isinstance(record, ShareRecord)]
+            assert [record.sequence for record in on_disk] == [0]
+            assert r.pool.window.weights == {ALICE: S // 16}
+
+    asyncio.run(work())
+
+
+def test_every_kind_of_bad_share_is_refused_with_its_code(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            good = r.solve()
+            assert refusal_of(r, replace(good, job_id="ffff"))[0] == 21
+            assert refusal_of(r, replace(good, version_bits=1, version_mask=0x1FFFE000)) == (
+                20,
+                "version bits 00000001 are outside the mask 1fffe000",
+            )
+            low = r.solve(wanted=lambda number: number > nbits_to_target(good.share_bits))
+            assert refusal_of(r, low) == (23, "low difficulty share")
+            await r.pool.submit(good)
+            assert refusal_of(r, good) == (22, "duplicate share")
+            late = next(
+                s for n in range(100_000) if _would_pass(r, s := replace(good, ntime=good.ntime + 8000, nonce=n))
+            )
+            assert refusal_of(r, late)[0] == 20
+            assert r.pool.window.share_count == 1
+
+    asyncio.run(work())
+
+
+def _would_pass(r: Any, submission: Submission) -> bool:
+    _, share = r.pool._check(r.pool.job, submission)
+    return share.meets_share_target and not share.meets_network_target
+
+
+def test_a_found_block_reaches_the_node_and_counts_as_a_share(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            following = asyncio.create_task(r.pool.follow_tip())
+            first = r.pool.job
+            await r.pool.submit(r.solve(wanted=is_block(r)))
+            await r.pool.settle_blocks()
+            (block,) = r.pool.blocks
+            assert (block.state, block.height) == ("accepted", 1)
+            assert (await r.node.tip()).hash == block.hash
+            while r.pool.job is first:
+                await asyncio.sleep(0.01)
+            assert r.pool.job.template.prev_hash == block.hash
+            assert r.pool.window.share_count == 1
+            following.cancel()
+            await r.log.flush()
+            kinds = [rec.kind for _, rec in replay(r.log.folder) if isinstance(rec, LongRecord)]
+            assert KIND_BLOCK in kinds
+
+    asyncio.run(work())
+
+
+def test_a_block_on_a_stale_job_is_handed_in_before_the_share_is_refused(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            old = r.pool.job
+            late_block = r.solve(job=old, wanted=lambda number: number <= old.network_target)
+            late_share = r.solve(job=old)
+            await r.pool.submit(r.solve(wanted=is_block(r)))
+            await r.pool.settle_blocks()
+            await r.pool.refresh()
+            assert refusal_of(r, late_share) == (21, "stale: the job's tip is gone")
+            assert refusal_of(r, late_block)[0] == 21
+            await r.pool.settle_blocks()
+            assert [block.state for block in r.pool.blocks] == ["accepted", "accepted"]
+            assert r.pool.window.share_count == 1
+
+    asyncio.run(work())
+
+
+def test_a_new_commitment_gives_a_job_that_is_not_clean_and_old_jobs_stay_good(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            heard: list[bool] = []
+            r.pool.on_job.append(lambda _job, clean: heard.append(clean))
+            old = r.solve()
+            await r.pool.set_commitment(Commitment(1, b"\x01" * 32, b"\x52"))
+            assert heard == [False]
+            assert r.pool.job.epoch == 1
+            await r.pool.submit(old)
+
+    asyncio.run(work())
+
+
+def test_a_restart_brings_back_window_workers_numbers_and_duplicates(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            await r.mine(30, ALICE)
+            await r.mine(20, BOB)
+            known = r.solve(BOB)
+            await r.pool.submit(known)
+            before = (r.pool.window.weights, r.pool.window.t, r.pool.window.first_sequence, r.log.next_sequence)
+            job = r.pool.job
+        async with rig() as r:
+            after = (r.pool.window.weights, r.pool.window.t, r.pool.window.first_sequence, r.log.next_sequence)
+            assert after == before
+            assert r.pool.job.number > job.number
+            assert r.pool.worker(BOB, "rig") == known.worker
+            if r.pool.job.stratum == job.stratum:
+                again = replace(known, job_id=r.pool.job.wire_id)
+                assert refusal_of(r, again) == (22, "duplicate share")
+
+    asyncio.run(work())
+
+
+def test_an_epoch_closes_once_and_a_restart_finds_the_same_close(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig(window=1) as r:
+            assert r.pool.close_epoch("aa", 0, 1) is None
+            await r.mine(25, ALICE)
+            first = r.pool.close_epoch("aa", 0, 1)
+            assert first is not None
+            assert (first.epoch, first.closing_share, sum(first.weights.values())) == (1, 24, S)
+            assert r.pool.close_epoch("aa", 0, 1) is None
+            await r.mine(3, BOB)
+            second = r.pool.close_epoch("bb", 0, 2)
+            assert second is not None
+            assert second.weights[BOB] == 3 * S // 16
+            assert second.first_share == first.first_share + 3
+            closes = r.pool.closes
+        async with rig(window=1) as r:
+            assert r.pool.closes == closes
+
+    asyncio.run(work())
+
+
+def test_a_log_whose_close_does_not_fit_its_shares_is_refused(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig(window=1) as r:
+            await r.mine(5)
+            r.pool.close_epoch("aa", 0, 1)
+            await r.log.flush()
+            with pytest.raises(CorruptLog, match="close of epoch 1 does not fit"):
+                restore_state(r.log, 1, nbits_to_target(0x207FFFFF))
+
+    asyncio.run(work())
+
+
+def test_a_disk_that_fails_makes_the_pool_refuse_shares_rather_than_lose_them(
+    rig: OpenRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    async def work() -> None:
+        async with rig() as r:
+            await r.mine(1)
+            monkeypatch.setattr("os.fdatasync", broken)
+            with pytest.raises(LedgerError, match="Input/output error"):
+                await r.pool.submit(r.solve())
+            with pytest.raises(LedgerError, match="accepts nothing"):
+                r.pool.submit(r.solve())
+            monkeypatch.undo()
+            with pytest.raises(LedgerError, match="could not be written"):
+                await r.log.flush()
+
+    with pytest.raises(LedgerError):
+        asyncio.run(work())
+
+
+def test_the_data_folder_belongs_to_one_process(rig: OpenRig, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with rig():
+            with pytest.raises(LedgerError, match="in use by another process"):
+                ShareLog(tmp_path / "shares")
+
+    asyncio.run(work())
