@@ -47,7 +47,7 @@ demo: setup ## Run a whole pool, from the first share to the last claimed wei (K
 
 .PHONY: test
 test: setup ## Run every test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 # --- style ------------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pool_oracle.errors import InputError, PayeeError, ProofError, TreeError, WindowError
 from pool_oracle.networks import Network, network_named
-from pool_oracle.payout.payee import PAYEE_SIZE, format_payee, parse_address, parse_payee
+from pool_oracle.payout.payee import format_payee, is_unchecked_account, parse_address, parse_payee
 from pool_oracle.payout.sumtree import SumProof, SumTree, verify_proof
 from pool_oracle.payout.window import PplnsWindow, check_window, share_unit
 from pool_oracle.units import Payee
@@ -134,9 +134,12 @@ def _leaves(value: Any, network: Network | None) -> list[tuple[Payee, int]]:
 def _payee(text: Any, network: Network | None) -> Payee:
     if not isinstance(text, str):
         raise PayeeError("payee must be a string: an address, or 0x and 42 hex digits")
-    if network is None and text.startswith("0x") and len(text) != 2 + 2 * PAYEE_SIZE:
-        # 20 bytes may be an EVM address or a payee whose kind was lost: only a named network says which.
-        raise PayeeError(f"payee {text[:24]!r}... must have {PAYEE_SIZE} bytes, kind and id, where no network is named")
+    if network is None and is_unchecked_account(text):
+        # It may be an address, or a payee whose kind was lost: only its EIP-55 checksum or a named network tells.
+        raise PayeeError(
+            f"{text} has 20 bytes and no checksum: write a payee's 21 bytes (0x00 before an EVM address), "
+            "the address in its EIP-55 form, or name the network"
+        )
     return parse_payee(text, network)
 
 

@@ -100,6 +100,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise ManifestError(f"{str(path)!r} cannot be read: {error}") from None
 
 
 def _write_durably(path: Path, data: bytes) -> None:

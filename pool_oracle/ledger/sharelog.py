@@ -144,9 +144,14 @@ class ShareLog:
         """
         if share.sequence != self.next_sequence:
             raise LedgerError(f"share {share.sequence} was appended where share {self.next_sequence} belongs")
+        needed = ((KIND_JOB, share.job), (KIND_WORKER, share.worker))
+        for key in needed:
+            if key not in self._definitions:
+                what = "job" if key[0] == KIND_JOB else "worker"
+                raise LedgerError(f"share {share.sequence} points to {what} {key[1]}, which is not defined")
         if self._size >= self._segment_bytes:
             self._next_segment()
-        for key in ((KIND_JOB, share.job), (KIND_WORKER, share.worker)):
+        for key in needed:
             if key not in self._defined:
                 self._enqueue(encode_long(key[0], self._definitions[key]))
                 self._defined.add(key)

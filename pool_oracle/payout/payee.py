@@ -118,6 +118,13 @@ def checksum_address(address: bytes) -> str:
     return "0x" + "".join(d.upper() if int(m, 16) >= 8 else d for d, m in zip(digits, mask, strict=False))
 
 
+def is_unchecked_account(text: str) -> bool:
+    """Whether a text is 20 bytes of hex without the upper and lower case that EIP-55 checks."""
+    digits = text[2:]
+    is_account = text.startswith("0x") and len(digits) == 40 and _HEX.issuperset(digits)
+    return is_account and digits in (digits.lower(), digits.upper())
+
+
 def is_maybe_unlinkable(payee: Payee) -> bool:
     """Whether the payee came from a P2SH address, which may hide a script that can never link a recipient."""
     return payee[0] == KIND_NESTED_KEY

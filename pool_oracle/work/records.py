@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pool_oracle.errors import CorruptLog
+from pool_oracle.errors import CorruptLog, LedgerError
 from pool_oracle.work.share import StratumJob, pack_header
 
 SLOT_SIZE = 64
@@ -27,6 +27,7 @@ MAGIC = b"PORCLOG1"
 KIND_HEADER, KIND_SHARE, KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_MORE = 1, 2, 3, 4, 5, 6, 7
 _LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK)
 MAX_PAYLOAD = 1 << 20
+MAX_EXTRANONCE = 8
 
 _HEADER = struct.Struct("<B3x8sIIQ16sQ8x")
 _SHARE = struct.Struct("<BBHI8s8sIIIIIQQ")
@@ -96,7 +97,9 @@ def encode_header(header: SegmentHeader) -> bytes:
 
 
 def encode_share(share: ShareRecord) -> bytes:
-    """A share's slot. Extranonces have up to eight bytes each."""
+    """A share's slot. Raises LedgerError for extranonces of more than eight bytes, which have no room in it."""
+    if max(len(share.extranonce1), len(share.extranonce2)) > MAX_EXTRANONCE:
+        raise LedgerError(f"share {share.sequence} has an extranonce of more than {MAX_EXTRANONCE} bytes")
     sizes = len(share.extranonce1) << 4 | len(share.extranonce2)
     return _seal(
         _SHARE.pack(
@@ -118,8 +121,10 @@ def encode_share(share: ShareRecord) -> bytes:
 
 
 def encode_long(kind: int, payload: dict[str, Any]) -> bytes:
-    """The slots of a record with a JSON payload."""
+    """The slots of a record with a JSON payload. Raises LedgerError above 1 MiB, which no reader would take."""
     data = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(data) > MAX_PAYLOAD:
+        raise LedgerError(f"a record of {len(data)} bytes is longer than a log's reader takes, {MAX_PAYLOAD}")
     slots = [_seal(_HEAD.pack(kind, len(data), data[:52]))]
     slots += [_seal(_MORE.pack(KIND_MORE, data[at : at + 59])) for at in range(52, len(data), 59)]
     return b"".join(slots)
@@ -178,7 +183,7 @@ def _read_record(view: memoryview, at: int, name: str) -> tuple[Record, int]:
         raise CorruptLog(f"{name}: the slot at offset {at} is damaged or cut (checksum)")
     kind = slot[0]
     if kind == KIND_SHARE:
-        return _decode_share(slot), SLOT_SIZE
+        return _decode_share(slot, at, name), SLOT_SIZE
     if kind in _LONG_KINDS:
         return _decode_long(view, at, slot, name)
     if kind == KIND_HEADER:
@@ -195,8 +200,10 @@ def _decode_header(slot: bytes, name: str) -> SegmentHeader:
     return SegmentHeader(segment, first, int.from_bytes(t, "little"), created)
 
 
-def _decode_share(slot: bytes) -> ShareRecord:
+def _decode_share(slot: bytes, at: int, name: str) -> ShareRecord:
     _, sizes, _, job, en1, en2, ntime, nonce, version, bits, worker, time, sequence = _SHARE.unpack_from(slot)
+    if sizes >> 4 > MAX_EXTRANONCE or sizes & 15 > MAX_EXTRANONCE:
+        raise CorruptLog(f"{name}: the share at offset {at} claims an extranonce of more than {MAX_EXTRANONCE} bytes")
     return ShareRecord(sequence, job, en1[: sizes >> 4], en2[: sizes & 15], ntime, nonce, version, bits, worker, time)
 
 
@@ -214,7 +221,7 @@ def _decode_long(view: memoryview, at: int, slot: bytes, name: str) -> tuple[Lon
         pieces.append(_MORE.unpack_from(more)[1])
     try:
         payload = json.loads(b"".join(pieces)[:size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptLog(f"{name}: the record at offset {at} is not JSON: {error}") from None
     if not isinstance(payload, dict):
         raise CorruptLog(f"{name}: the record at offset {at} is not a JSON object")
