@@ -7,6 +7,7 @@ is the order of their acceptance, and no lock is needed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ EXTRANONCE1_SIZE = 4
 EXTRANONCE2_SIZE = 8
 MAX_NTIME_AHEAD = 7000
 """Seconds that a share's ntime may be ahead of the template's; a node refuses blocks 7,200 ahead of its clock."""
+
+JOB_SECONDS = 60
+"""How old a job's time may get before miners are given a new one."""
 
 log = structlog.get_logger("pool")
 
@@ -232,11 +236,12 @@ class Pool:
             listener(job, clean)
 
     async def follow_tip(self) -> None:
-        """For ever: a clean job as soon as the node's tip changes."""
+        """For ever: a clean job as soon as the node's tip changes, and a fresh one of the same tip now and then."""
         while True:
             known = self._template.prev_hash if self._template else b""
             try:
-                await self._node.wait_for_tip(known)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._node.wait_for_tip(known), JOB_SECONDS)
                 await self.refresh()
             except NodeError as error:
                 log.error("node", problem=str(error))

@@ -60,6 +60,13 @@ class DistributorClient:
         root, manifest_hash, number, _ = self.contract.functions.activeEpoch().call()
         return CommittedEpoch(number, root, manifest_hash, 0)
 
+    def latest_epoch(self) -> CommittedEpoch:
+        """The epoch that was committed last: the pending one where there is one, else the active one."""
+        root, manifest_hash, number, _ = self.contract.functions.pendingEpoch().call()
+        if not any(root):
+            return self.active_epoch()
+        return CommittedEpoch(number, root, manifest_hash, 0)
+
     def committed_epochs(self) -> list[CommittedEpoch]:
         """Every commit, oldest first, from the contract's events."""
         logs = self.contract.events.Committed().get_logs(from_block=0)

@@ -139,16 +139,7 @@ class EpochKeeper:
             self._publish(0, manifest, tree, [])
         for close in self._pool.closes[len(self.epochs) - 1 :]:
             self._publish_close(close)
-        active = await asyncio.to_thread(self._distributor.active_epoch)
-        mine = self.epochs[active.number] if active.number < len(self.epochs) else None
-        if mine is None or (mine.root, mine.manifest_hash) != (active.root, active.manifest_hash):
-            raise ManifestError(
-                f"the distributor's epoch {active.number} (root 0x{active.root.hex()}) is not the one published in "
-                f"{self._folder}; is it the right distributor, with the policy it was deployed with?"
-            )
-        for epoch in self.epochs[active.number + 1 :]:
-            await self._commit(epoch)
-        await self._use(self.epochs[-1])
+        await self._commit_due()
 
     async def close(self) -> Epoch | None:
         """Close the present epoch, publish and commit it. None when no share came since the last close."""
@@ -159,8 +150,7 @@ class EpochKeeper:
                 return None
             await self._log.flush()
             epoch = await asyncio.to_thread(self._publish_close, close)
-            await self._commit(epoch)
-            await self._use(epoch)
+            await self._commit_due()
             return epoch
 
     async def run(self, seconds: float) -> None:
@@ -214,13 +204,27 @@ class EpochKeeper:
             found.append((path, header.first_sequence))
         return found
 
-    async def _commit(self, epoch: Epoch) -> None:
-        number, receipt = await asyncio.to_thread(
-            self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
-        )
-        if number != epoch.number:
-            raise ManifestError(f"the distributor counts epoch {number} where the log counts {epoch.number}")
-        log.info("epoch committed", epoch=number, gas=receipt["gasUsed"], root=f"0x{epoch.root.hex()}")
+    async def _commit_due(self) -> None:
+        """Commit every published epoch that the distributor does not have yet, in order, and use the last one.
+
+        What it has is asked, not remembered: an earlier attempt may have failed, or have gone through unnoticed.
+        Raises ChainError, ManifestError when disk and chain do not tell the same story.
+        """
+        latest = await asyncio.to_thread(self._distributor.latest_epoch)
+        mine = self.epochs[latest.number] if latest.number < len(self.epochs) else None
+        if mine is None or (mine.root, mine.manifest_hash) != (latest.root, latest.manifest_hash):
+            raise ManifestError(
+                f"the distributor's epoch {latest.number} (root 0x{latest.root.hex()}) is not the one published in "
+                f"{self._folder}; is it the right distributor, with the policy it was deployed with?"
+            )
+        for epoch in self.epochs[latest.number + 1 :]:
+            number, receipt = await asyncio.to_thread(
+                self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
+            )
+            if number != epoch.number:
+                raise ManifestError(f"the distributor counts epoch {number} where the log counts {epoch.number}")
+            log.info("epoch committed", epoch=number, gas=receipt["gasUsed"], root=f"0x{epoch.root.hex()}")
+        await self._use(self.epochs[-1])
 
     async def _use(self, epoch: Epoch) -> None:
         script = await asyncio.to_thread(self._route.reward_script, epoch.commitment)

@@ -25,6 +25,7 @@ from pool_oracle.work.records import (
     KIND_JOB,
     KIND_MORE,
     KIND_WORKER,
+    LONG_KINDS,
     SLOT_SIZE,
     LongRecord,
     Record,
@@ -95,8 +96,10 @@ class ShareLog:
         self._segment = 0
         self._size = 0
         names = segment_files(self.folder)
-        if names and cut_torn_tail(names[-1]) and names[-1].stat().st_size == 0:
-            names.pop().unlink()
+        if names:
+            cut_torn_tail(names[-1])
+            if names[-1].stat().st_size == 0:
+                names.pop().unlink()
         if not names:
             return
         header, self.next_sequence, sealed = _summary(names[-1])
@@ -193,6 +196,7 @@ class ShareLog:
             if batch.segment != self._file_segment:
                 if self._file >= 0:
                     os.close(self._file)
+                    self._file = -1
                 path = self.folder / segment_name(batch.segment)
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
                 self._file_segment = batch.segment
@@ -261,16 +265,21 @@ def segment_digest(path: Path) -> tuple[bytes, int]:
 def cut_torn_tail(path: Path) -> int:
     """Cut what a crash left half written at the end of the last segment; returns how many bytes went.
 
-    Raises CorruptLog when whole slots follow the damaged one: then it is no torn tail but damage inside.
+    Raises CorruptLog when a whole slot stands there that no crash leaves: damage inside, or another version's record.
     """
     data = path.read_bytes()
     whole = whole_length(data)
     if whole == len(data):
         return 0
-    for at in range(whole + SLOT_SIZE, len(data) - SLOT_SIZE + 1, SLOT_SIZE):
+    for at in range(whole, len(data) - SLOT_SIZE + 1, SLOT_SIZE):
         slot = data[at : at + SLOT_SIZE]
-        if is_whole_slot(slot) and slot[0] != KIND_MORE:
-            raise CorruptLog(f"{path.name}: the slot at offset {whole} is damaged, and whole ones follow at {at}")
+        # A long record may be torn behind its head, and slots that continue it may have come to the disk alone.
+        torn = (*LONG_KINDS, KIND_MORE) if at == whole else (KIND_MORE,)
+        if is_whole_slot(slot) and slot[0] not in torn:
+            raise CorruptLog(
+                f"{path.name}: the slot at offset {whole} is damaged or unknown, and a whole one of kind {slot[0]} "
+                f"stands at {at}; nothing was cut"
+            )
     with path.open("r+b") as file:
         file.truncate(whole)
         os.fsync(file.fileno())

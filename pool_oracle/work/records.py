@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 MAGIC = b"PORCLOG1"
 
 KIND_HEADER, KIND_SHARE, KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_MORE = 1, 2, 3, 4, 5, 6, 7
-_LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK)
+LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK)
 MAX_PAYLOAD = 1 << 20
 MAX_EXTRANONCE = 8
 
@@ -184,7 +184,7 @@ def _read_record(view: memoryview, at: int, name: str) -> tuple[Record, int]:
     kind = slot[0]
     if kind == KIND_SHARE:
         return _decode_share(slot, at, name), SLOT_SIZE
-    if kind in _LONG_KINDS:
+    if kind in LONG_KINDS:
         return _decode_long(view, at, slot, name)
     if kind == KIND_HEADER:
         return _decode_header(slot, name), SLOT_SIZE

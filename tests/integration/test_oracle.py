@@ -117,6 +117,29 @@ def test_a_restart_between_publishing_and_committing_ends_in_the_same_place(depl
     asyncio.run(work())
 
 
+def test_commits_that_fail_are_made_up_for_in_order(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            rich = app.chain.balance(app.operator.address)
+            app.chain.rpc("anvil_setBalance", app.operator.address, "0x0")
+            for payee in (ALICE, BOB):
+                await mine(app, payee, 1)
+                with pytest.raises(ChainError, match="commit could not be sent"):
+                    await app.keeper.close()
+            assert app.pool.job is not None
+            assert app.pool.job.epoch == 0
+            app.chain.rpc("anvil_setBalance", app.operator.address, hex(rich))
+            await mine(app, ALICE, 1)
+            epoch = await app.keeper.close()
+            assert epoch is not None
+            assert epoch.number == 3
+            committed = app.distributor.committed_epochs()
+            assert [(e.number, e.root) for e in committed] == [(e.number, e.root) for e in app.keeper.epochs]
+            assert app.pool.job.epoch == 3
+
+    asyncio.run(work())
+
+
 def test_another_distributors_story_is_refused(deployed: Config) -> None:
     async def work() -> None:
         changed = msgspec.structs.replace(deployed, pool=msgspec.structs.replace(deployed.pool, name="another pool"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ from pool_oracle.work.records import (
 UNIT = 1000
 JOB = {"job": 1, "version": "20000000"}
 WORKER = {"worker": 2, "payee": "0x01" + "11" * 20}
+# A segment's header, the job, the worker in two slots, and two shares.
+TWO_SHARES = 6 * SLOT_SIZE
 
 
 def share(sequence: int, job: int = 1, worker: int = 2) -> ShareRecord:
@@ -221,29 +224,28 @@ def test_the_record_of_a_found_block_stands_between_the_shares(tmp_path):
 
 
 def test_a_full_segment_is_followed_by_the_next(tmp_path):
-    write(tmp_path, 7, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 7, segment_bytes=TWO_SHARES)
     paths = segment_files(tmp_path)
-    assert [path.name for path in paths] == ["shares-00000000.log", "shares-00000001.log", "shares-00000002.log"]
-    sizes = [path.stat().st_size // SLOT_SIZE for path in paths]
-    assert max(sizes) == 6
+    assert [path.name for path in paths] == [f"shares-0000000{i}.log" for i in range(4)]
+    assert [path.stat().st_size for path in paths] == [TWO_SHARES] * 3 + [TWO_SHARES - SLOT_SIZE]
     assert sequences(tmp_path) == list(range(7))
-    first = [record for _, record in replay(tmp_path) if isinstance(record, SegmentHeader)][1]
-    assert first.t == first.first_sequence * UNIT
+    headers = [record for _, record in replay(tmp_path) if isinstance(record, SegmentHeader)]
+    assert [(header.first_sequence, header.t) for header in headers] == [(i, i * UNIT) for i in (0, 2, 4, 6)]
 
 
 def test_every_segment_can_be_read_alone(tmp_path):
-    write(tmp_path, 20, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 20, segment_bytes=TWO_SHARES)
     for path in segment_files(tmp_path):
         assert kinds(path)[:4] == [SegmentHeader, KIND_JOB, KIND_WORKER, ShareRecord]
 
 
 def test_a_segment_that_was_full_when_the_pool_stopped_stays_as_it_is(tmp_path):
-    write(tmp_path, 3, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 2, segment_bytes=TWO_SHARES)
     before = segment_files(tmp_path)[0].read_bytes()
-    write(tmp_path, 3, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 2, segment_bytes=TWO_SHARES)
     assert segment_files(tmp_path)[0].read_bytes() == before
     assert len(segment_files(tmp_path)) == 2
-    assert sequences(tmp_path) == list(range(6))
+    assert sequences(tmp_path) == [0, 1, 2, 3]
 
 
 def test_a_close_is_the_last_record_of_its_segment(tmp_path):
@@ -321,12 +323,12 @@ def test_a_tail_of_blocks_that_the_disk_never_filled_is_cut(tmp_path, filler):
 
 
 def test_a_new_segment_torn_in_its_header_is_begun_again(tmp_path):
-    write(tmp_path, 6, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 4, segment_bytes=TWO_SHARES)
     assert len(segment_files(tmp_path)) == 2
     (tmp_path / segment_name(2)).write_bytes(b"\x01" * 30)
-    write(tmp_path, 3, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 2, segment_bytes=TWO_SHARES)
     assert len(segment_files(tmp_path)) == 3
-    assert sequences(tmp_path) == list(range(9))
+    assert sequences(tmp_path) == list(range(6))
 
 
 def test_an_empty_last_segment_is_begun_again(tmp_path):
@@ -364,7 +366,7 @@ def test_damage_inside_the_last_segment_is_named_and_nothing_is_cut(tmp_path, sl
 
 
 def test_damage_in_an_earlier_segment_is_named_by_the_replay(tmp_path):
-    write(tmp_path, 7, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 7, segment_bytes=TWO_SHARES)
     path = segment_files(tmp_path)[1]
     data = bytearray(path.read_bytes())
     data[2 * SLOT_SIZE + 5] ^= 1
@@ -374,7 +376,7 @@ def test_damage_in_an_earlier_segment_is_named_by_the_replay(tmp_path):
 
 
 def test_an_earlier_segment_that_was_cut_is_noticed_by_the_numbers_of_the_next(tmp_path):
-    write(tmp_path, 7, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 7, segment_bytes=TWO_SHARES)
     path = segment_files(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:-SLOT_SIZE])
     with pytest.raises(CorruptLog, match=r"shares-00000001\.log: begins with share 2, where 1 belongs"):
@@ -382,7 +384,7 @@ def test_an_earlier_segment_that_was_cut_is_noticed_by_the_numbers_of_the_next(t
 
 
 def test_a_missing_segment_is_named(tmp_path):
-    write(tmp_path, 7, segment_bytes=6 * SLOT_SIZE)
+    write(tmp_path, 7, segment_bytes=TWO_SHARES)
     segment_files(tmp_path)[1].unlink()
     with pytest.raises(CorruptLog, match=r"shares-00000001\.log is missing"):
         list(replay(tmp_path))
@@ -398,8 +400,6 @@ def test_a_whole_slot_of_a_kind_from_the_future_is_never_cut(tmp_path):
     write(tmp_path, 2)
     path = segment_files(tmp_path)[0]
     body = bytes((99,)) + bytes(59)
-    import zlib
-
     data = path.read_bytes() + body + zlib.crc32(body).to_bytes(4, "little")
     path.write_bytes(data)
 
@@ -470,7 +470,7 @@ def test_after_a_failed_write_nothing_is_acknowledged_or_accepted(tmp_path):
 
 def test_a_failed_write_fails_every_batch_that_waits(tmp_path):
     async def run() -> None:
-        log = opened(tmp_path, segment_bytes=6 * SLOT_SIZE)
+        log = opened(tmp_path, segment_bytes=TWO_SHARES)
         (tmp_path / segment_name(1)).mkdir()
         waiting = [log.append(share(i), UNIT) for i in range(12)]
         results = await asyncio.gather(*waiting, return_exceptions=True)
