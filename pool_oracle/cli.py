@@ -187,12 +187,15 @@ def demo(
 def audit_epoch(
     bundle: Annotated[Path, typer.Option(help="The folder that holds the bundles (epoch-NNNNNN).")],
     rpc: Annotated[str | None, typer.Option(help="Compare with the contract through this node, too.")] = None,
+    flyover_route: Annotated[
+        str | None, typer.Option(help="Check every job's reward script by this route contract (with --rpc).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recompute every published epoch: shares, window, weights, roots."""
     from pool_oracle.running import run_audit
 
-    report = run_audit(bundle, rpc)
+    report = run_audit(bundle, rpc, flyover_route)
     value = report.to_json()
     text = "\n".join(str(finding) for finding in report.findings)
     summary = f"{value['verdict']}: {len(value['epochs'])} epochs, {value['shares']} headers hashed again"

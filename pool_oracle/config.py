@@ -13,13 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from pool_oracle.errors import ConfigError, InputError, PayeeError
+from pool_oracle.errors import ConfigError, InputError, PayeeError, TargetError
 from pool_oracle.networks import Network, network_named
 from pool_oracle.payout.manifest import Policy
-from pool_oracle.payout.payee import KIND_ACCOUNT, format_payee, parse_payee
+from pool_oracle.payout.payee import KIND_ACCOUNT, PAYEE_SIZE, format_payee, parse_payee
 from pool_oracle.payout.window import S, check_window
 from pool_oracle.units import Payee
 from pool_oracle.work.share import target_from_wire
+from pool_oracle.work.targets import difficulty_to_target
 
 DEFAULT_PATH = Path("pool-oracle.toml")
 KEY_FILE_VARIABLE = "POOL_ORACLE_OPERATOR_KEY_FILE"
@@ -182,6 +183,8 @@ def load_config(path: Path) -> Config:
         config = msgspec.convert(tomllib.loads(text), Config)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not TOML that can be read: nested too deeply") from None
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from None
     try:
@@ -202,7 +205,8 @@ def _check(config: Config) -> None:
     _check_address("policy.genesis_payee", config.policy.genesis_payee, config.network)
     for field in ("distributor", "flyover_route"):
         address = getattr(config.chain, field)
-        if _check_address(f"chain.{field}", address, config.network)[0] != KIND_ACCOUNT:
+        payee = _check_address(f"chain.{field}", address, config.network)
+        if payee[0] != KIND_ACCOUNT or len(address) == 2 + 2 * PAYEE_SIZE:
             raise ConfigError(f"chain.{field} must be an EVM address (0x...), not {address!r}")
 
 
@@ -216,6 +220,10 @@ def _check_network(config: Config) -> None:
     if difficulty < network.min_share_difficulty:
         floor = network.min_share_difficulty
         raise ConfigError(f"stratum.share_difficulty {difficulty} is below the floor of {network.name}, {floor}")
+    try:
+        difficulty_to_target(difficulty, network.difficulty_1_target)
+    except TargetError as error:
+        raise ConfigError(f"stratum.share_difficulty: {error}") from None
     if config.emulated_target is not None and not network.may_emulate_target:
         raise ConfigError(f"pool.emulated_network_target is for regtest only; take the line out on {network.name}")
     if network.name != "regtest":

@@ -115,7 +115,7 @@ def answer_line(convert: Format, line: str) -> str:
         answer = convert(read_json(line))
     except (InputError, ProofError) as error:
         answer = {"error": str(error)}
-    return json.dumps(answer, ensure_ascii=False)
+    return json.dumps(answer)  # in ASCII: a message may hold characters that the terminal's encoding does not have
 
 
 def _leaves(value: Any, network: Network | None) -> list[tuple[Payee, int]]:

@@ -23,7 +23,7 @@ from pool_oracle.payout.commitment import commitment_script
 from pool_oracle.payout.payee import format_payee, parse_payee
 from pool_oracle.payout.window import PplnsWindow, share_unit
 from pool_oracle.units import Payee
-from pool_oracle.work.records import KIND_BLOCK, KIND_CLOSE, KIND_JOB, KIND_WORKER, LongRecord, ShareRecord
+from pool_oracle.work.records import KIND_BLOCK, KIND_CLOSE, KIND_JOB, KIND_WORKER, SegmentHeader, ShareRecord
 from pool_oracle.work.share import CheckedShare, StratumJob, check_header, display, pack_header, rolled_version
 from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.template import Job, Template, assemble_block, make_job
@@ -33,6 +33,8 @@ EXTRANONCE2_SIZE = 8
 MAX_NTIME_AHEAD = 7000
 """Seconds that a share's ntime may be ahead of the template's; a node refuses blocks 7,200 ahead of its clock."""
 
+SEEN_TIPS = 16
+"""Tips whose shares are remembered against duplicates: more than any reorganisation has blocks."""
 JOB_SECONDS = 60
 """How old a job's time may get before miners are given a new one."""
 
@@ -91,7 +93,7 @@ class EpochClose:
     """An epoch's close: its record in the log, and the weights that follow from the log before it.
 
     Shares are named by sequence number; `t` is the running sum of units after the closing share; `tip` is the node's
-    best block (display order) and `time` the Unix time at the close.
+    best block (display order) and `time` the Unix time at the close; `segment` is the one that the close sealed.
     """
 
     epoch: int
@@ -101,7 +103,26 @@ class EpochClose:
     tip: str
     tip_height: int
     time: int
+    segment: int
     weights: dict[Payee, int]
+
+
+class SeenHeaders:
+    """The hashes of the headers of accepted shares, by the block they build on.
+
+    Headers on a tip that is gone cannot be accepted, but a reorganisation may bring it back: the last few tips stay.
+    """
+
+    def __init__(self) -> None:
+        self._by_tip: dict[bytes, set[bytes]] = {}
+
+    def of(self, tip: bytes) -> set[bytes]:
+        """The hashes seen on `tip`."""
+        seen = self._by_tip.pop(tip, None)
+        self._by_tip[tip] = seen = set() if seen is None else seen  # the last used tip stands last
+        if len(self._by_tip) > SEEN_TIPS:
+            del self._by_tip[next(iter(self._by_tip))]
+        return seen
 
 
 @dataclass(slots=True)
@@ -113,30 +134,30 @@ class PoolState:
     closes: list[EpochClose] = field(default_factory=list)
     blocks: list[FoundBlock] = field(default_factory=list)
     next_job: int = 0
-    tip: bytes = b""
-    seen: set[bytes] = field(default_factory=set)
+    seen: SeenHeaders = field(default_factory=SeenHeaders)
 
 
 def restore_state(share_log: ShareLog, window: int, emulated_target: int | None) -> PoolState:
     """Replay a log into the window and the registers that a pool needs. Raises CorruptLog.
 
-    `seen` are the headers of the shares on the last tip, so that none of them can be handed in again after a restart.
+    `seen` are the headers of the shares on the last tips, so that none of them can be handed in again after a restart.
     """
     state = PoolState(PplnsWindow(window))
     jobs: dict[int, StratumJob] = {}
     payees: dict[int, Payee] = {}
+    segment = 0
     for path, record in replay(share_log.folder):
-        if isinstance(record, ShareRecord):
+        if isinstance(record, SegmentHeader):
+            segment = record.segment
+        elif isinstance(record, ShareRecord):
             if record.job not in jobs or record.worker not in payees:
                 raise CorruptLog(f"{path.name}: share {record.sequence} points to a job or worker that is not defined")
             job = jobs[record.job]
             network_target = emulated_target or nbits_to_target(job.nbits)
             unit = share_unit(network_target, nbits_to_target(record.share_bits))
             state.window.add(record.sequence, payees[record.worker], unit)
-            if job.prev_hash != state.tip:
-                state.tip, state.seen = job.prev_hash, set()
-            state.seen.add(sha256d(record.header(job)))
-        elif isinstance(record, LongRecord):
+            state.seen.of(job.prev_hash).add(sha256d(record.header(job)))
+        else:
             payload = record.payload
             if record.kind == KIND_JOB:
                 jobs[payload["job"]] = StratumJob.from_wire(payload)
@@ -145,7 +166,7 @@ def restore_state(share_log: ShareLog, window: int, emulated_target: int | None)
                 payees[payload["worker"]] = parse_payee(payload["payee"])
                 state.workers[payees[payload["worker"]], payload["name"]] = payload["worker"]
             elif record.kind == KIND_CLOSE:
-                state.closes.append(_close_from_payload(payload, state.window, path.name))
+                state.closes.append(_close_from_payload(payload, state.window, segment, path.name))
             elif record.kind == KIND_BLOCK:
                 state.blocks.append(_block_from_payload(payload))
     share_log.t = state.window.t
@@ -182,8 +203,8 @@ class Pool:
         self._next_job = state.next_job
         self._next_extranonce1 = secrets.randbits(8 * EXTRANONCE1_SIZE)
         self._jobs: dict[str, Job] = {}
-        self._seen = state.seen
-        self._seen_tip = state.tip
+        self._seen_headers = state.seen
+        self._seen: set[bytes] = set()
         self._template: Template | None = None
         self._commitment: Commitment | None = None
         self._submissions: set[asyncio.Task[None]] = set()
@@ -207,9 +228,7 @@ class Pool:
             # Jobs of the tip before stay known for one more tip: a late share there may still be a block.
             previous = self._template.prev_hash if self._template else b""
             self._jobs = {i: job for i, job in self._jobs.items() if job.template.prev_hash == previous}
-        if template.prev_hash != self._seen_tip:
-            self._seen_tip = template.prev_hash
-            self._seen.clear()
+            self._seen = self._seen_headers.of(template.prev_hash)
         self._template = template
         self._issue(template, clean)
 
@@ -346,6 +365,7 @@ class Pool:
             tip=tip,
             tip_height=tip_height,
             time=time,
+            segment=self._log.segment,
             weights=self.window.weights,
         )
         self._log.close_epoch(_close_payload(close))
@@ -365,7 +385,7 @@ class Pool:
         task = asyncio.create_task(self._submit_block(found, raw), name=f"block-{job.template.height}")
         self._submissions.add(task)
         task.add_done_callback(self._submissions.discard)
-        self._log.append_block(_block_payload(found))
+        self._log.append_block(_block_payload(found), found.worker)
 
     async def _submit_block(self, found: FoundBlock, raw: bytes) -> None:
         name = display(found.hash)
@@ -413,7 +433,7 @@ def _close_payload(close: EpochClose) -> dict[str, object]:
     }
 
 
-def _close_from_payload(payload: dict[str, object], window: PplnsWindow, name: str) -> EpochClose:
+def _close_from_payload(payload: dict[str, object], window: PplnsWindow, segment: int, name: str) -> EpochClose:
     """The close of a record, with the weights of the window as replayed so far. Raises CorruptLog if they disagree."""
     if str(window.t) != payload["t"] or window.first_sequence != payload["firstShare"]:
         raise CorruptLog(f"{name}: the close of epoch {payload['epoch']} does not fit the shares before it")
@@ -425,6 +445,7 @@ def _close_from_payload(payload: dict[str, object], window: PplnsWindow, name: s
         tip=str(payload["tip"]),
         tip_height=int(str(payload["tipHeight"])),
         time=int(str(payload["time"])),
+        segment=segment,
         weights=window.weights,
     )
 

@@ -22,6 +22,7 @@ from pool_oracle.audit.bundles import AuditReport, BundleAudit
 from pool_oracle.audit.chain import audit_chain
 from pool_oracle.chain.client import Chain
 from pool_oracle.chain.distributor import DistributorClient
+from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.config import Config
 from pool_oracle.demo.report import report_to_json, show_report
 from pool_oracle.demo.run import Demo
@@ -87,13 +88,18 @@ def run_demo(*, keep: bool, data: Path | None, as_json: bool) -> bool:
             demo.close()
 
 
-def run_audit(bundles: Path, rpc: str | None) -> AuditReport:
-    """Audit a folder of bundles, and the contract where a node is given."""
+def run_audit(bundles: Path, rpc: str | None, flyover_route: str | None) -> AuditReport:
+    """Audit a folder of bundles, and the contracts where a node is given."""
+    terms = None
+    if flyover_route is not None:
+        if rpc is None:
+            raise InputError("--flyover-route needs --rpc: the route's terms are read from its contract")
+        terms = FlyoverRouteClient(Chain(rpc), flyover_route, nested=True).terms()
     console = Console(stderr=True)
     columns = (TextColumn("shares checked: {task.completed}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("audit", total=None)
-        audit = BundleAudit(bundles, progress=lambda count: bar.advance(task, count))
+        audit = BundleAudit(bundles, terms=terms, progress=lambda count: bar.advance(task, count))
         report = audit.run()
     if rpc is not None and audit.manifests:
         audit_chain(audit, DistributorClient(Chain(rpc), audit.manifests[-1][0].distributor))

@@ -20,6 +20,7 @@ from pool_oracle.payout.payee import format_payee, parse_payee
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.payout.window import PplnsWindow, S, share_unit
 from pool_oracle.units import Payee
+from pool_oracle.work.coinbase import check_extranonce_place
 from pool_oracle.work.records import KIND_JOB, KIND_WORKER, LongRecord, SegmentHeader, ShareRecord, read_records
 from pool_oracle.work.scripts import FlyoverTerms, flyover_script
 from pool_oracle.work.share import StratumJob, check_header
@@ -27,6 +28,9 @@ from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.transaction import parse_transaction
 
 Progress = Callable[[int], None]
+
+SCHEME = "pplns"
+ERROR, NOTE = "error", "note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Finding:
     expected: str
     found: str
     where: str
-    severity: str = "error"
+    severity: str = ERROR
 
     def __str__(self) -> str:
         return f"{self.what}: expected {self.expected}, found {self.found} ({self.where})"
@@ -68,8 +72,8 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether everything was as it must be."""
-        return not self.findings
+        """Whether everything was as it must be; notes do not count against it."""
+        return not any(finding.severity == ERROR for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON value."""
@@ -80,7 +84,7 @@ class AuditReport:
 class _Segments:
     """What the definitions of the segments read so far say."""
 
-    jobs: dict[int, StratumJob] = field(default_factory=dict)
+    jobs: dict[int, tuple[StratumJob, int]] = field(default_factory=dict)  # job, size of its extranonces
     payees: dict[int, Payee] = field(default_factory=dict)
 
 
@@ -111,9 +115,9 @@ class BundleAudit:
                 self.find("bundle cannot be read", "a complete bundle", str(error), folder.name)
         return self.report
 
-    def find(self, what: str, expected: object, found: object, where: str) -> None:
-        """Note something that is not as it must be."""
-        self.report.findings.append(Finding(what, str(expected), str(found), where))
+    def find(self, what: str, expected: object, found: object, where: str, severity: str = ERROR) -> None:
+        """Add a finding."""
+        self.report.findings.append(Finding(what, str(expected), str(found), where, severity))
 
     def expect(self, what: str, expected: object, found: object, where: str) -> None:
         """Note a finding unless the two are equal."""
@@ -124,7 +128,11 @@ class BundleAudit:
         manifest, digest = read_manifest(folder)
         where = folder.name
         self._check_succession(manifest, where)
-        tree = SumTree(read_leaves(folder))
+        leaves = read_leaves(folder)
+        tree = SumTree(leaves)
+        self.expect("leaves in ascending order", tree.leaves, leaves, where)
+        self.expect("scheme", SCHEME, manifest.policy.scheme, where)
+        self.expect("unit", str(S), manifest.policy.unit, where)
         root = f"0x{tree.root.hex()}"
         self.expect("root of the leaves", manifest.root, root, where)
         self.expect("number of leaves", manifest.leaves, len(tree), where)
@@ -220,15 +228,21 @@ class BundleAudit:
         for segment in manifest.segments:
             data = read_segment(folder, segment.name, segment.sha256, segment.length)
             for offset, record in read_records(data, segment.name):
+                if isinstance(record, SegmentHeader):
+                    self.expect("first share of the segment", segment.first, record.first_sequence, segment.name)
                 yield f"{folder.name}/{segment.name} offset {offset}", record
 
     def _define(self, record: LongRecord, known: _Segments, place: str) -> None:
+        """Note a definition. One number stands for one job or worker, however often it is defined."""
         try:
             if record.kind == KIND_JOB:
-                known.jobs[int(record.payload["job"])] = StratumJob.from_wire(record.payload)
+                job = (StratumJob.from_wire(record.payload), int(record.payload["extranonceSize"]))
+                self.expect("job defined again", known.jobs.setdefault(int(record.payload["job"]), job), job, place)
             elif record.kind == KIND_WORKER:
-                known.payees[int(record.payload["worker"])] = parse_payee(str(record.payload["payee"]))
-        except (InputError, KeyError, ValueError) as error:
+                payee = parse_payee(str(record.payload["payee"]))
+                number = int(record.payload["worker"])
+                self.expect("worker defined again", known.payees.setdefault(number, payee), payee, place)
+        except (InputError, KeyError, ValueError, TypeError) as error:
             self.find("definition in the log", "a job or a worker", repr(error), place)
 
     def _check_share(
@@ -243,10 +257,11 @@ class BundleAudit:
         place: str,
     ) -> int:
         """A share's proof of work, its uniqueness, its job; returns its unit, 0 for one that does not count."""
-        job = known.jobs.get(share.job)
-        if job is None or share.worker not in known.payees:
+        if share.job not in known.jobs or share.worker not in known.payees:
             self.find("job and worker of the share", "defined before it", f"share {share.sequence}", place)
             return 0
+        job, extranonce_size = known.jobs[share.job]
+        self.expect("extranonces", extranonce_size, len(share.extranonce1) + len(share.extranonce2), place)
         if share.job not in checked_jobs:
             checked_jobs.add(share.job)
             self._check_job(job, share, manifest, place)
@@ -266,6 +281,7 @@ class BundleAudit:
 
     def _check_job(self, job: StratumJob, share: ShareRecord, manifest: Manifest, place: str) -> None:
         """The coinbase carries the commitment of an epoch before this one, and pays what that epoch fixes."""
+        check_extranonce_place(job.coinb1, len(share.extranonce1) + len(share.extranonce2))
         coinbase = parse_transaction(job.coinbase(share.extranonce1, share.extranonce2))
         found = find_commitment(output.script for output in coinbase.outputs)
         earlier = {c: n for n, c in self._commitments.items() if n < manifest.epoch}

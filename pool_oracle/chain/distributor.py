@@ -15,6 +15,9 @@ from pool_oracle.payout.bip137 import SignedMessage
 from pool_oracle.payout.sumtree import SumProof, sum_of
 from pool_oracle.units import Payee, Wei
 
+NO_EPOCH = (1 << 64) - 1
+"""The epoch of payouts that were funded with a root of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Payout:

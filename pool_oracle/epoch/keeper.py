@@ -193,12 +193,10 @@ class EpochKeeper:
     def _segments_of(self, close: EpochClose) -> list[tuple[Path, int]]:
         """(path, first share) of every segment with a share of the window, up to the one that the close sealed."""
         found: list[tuple[Path, int]] = []
-        for path in segment_files(self._log.folder):
+        for path in segment_files(self._log.folder)[: close.segment + 1]:
             with path.open("rb") as file:
                 (_, header), *_ = read_records(file.read(SLOT_SIZE), path.name)
             assert isinstance(header, SegmentHeader)  # noqa: S101 - read_records begins with it
-            if header.first_sequence > close.closing_share:
-                break
             if header.first_sequence <= close.first_share:
                 found.clear()
             found.append((path, header.first_sequence))

@@ -54,14 +54,21 @@ class RewardKeeper:
         due = [
             block
             for block in self._pool.blocks
-            if block.hash not in self.rewards and block.height + CONFIRMATIONS - 1 <= bridge_height
+            if block.hash not in self.rewards
+            and not block.state.startswith("rejected")
+            and block.height + CONFIRMATIONS - 1 <= bridge_height
         ]
         if not due:
             return []
         known = await asyncio.to_thread(self._route.registrations)
         done = []
         for block in due:
-            registration = known.get(sha256d(block.coinbase)) or await self._register(block)
+            try:
+                registration = known.get(sha256d(block.coinbase)) or await self._register(block)
+            except (ChainError, NodeError) as error:
+                # One reward that cannot be registered must not keep the others waiting.
+                log.error("reward not registered", height=block.height, hash=display(block.hash), problem=str(error))
+                continue
             if registration is not None:
                 reward = self.rewards[block.hash] = Reward(block, registration)
                 block.state = "registered"

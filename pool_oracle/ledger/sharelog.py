@@ -140,6 +140,12 @@ class ShareLog:
         """No share of job `number` will come any more."""
         self._definitions.pop((KIND_JOB, number), None)
 
+    def _define(self, key: tuple[int, int]) -> None:
+        """Write a definition, unless this segment has it."""
+        if key not in self._defined:
+            self._enqueue(encode_long(key[0], self._definitions[key]))
+            self._defined.add(key)
+
     def append(self, share: ShareRecord, unit: int) -> asyncio.Future[None]:
         """Append a share of `unit` work; the future is done when it is on disk. Raises LedgerError after a failure.
 
@@ -163,8 +169,14 @@ class ShareLog:
         self.t += unit
         return done
 
-    def append_block(self, payload: dict[str, Any]) -> asyncio.Future[None]:
-        """Append the record of a found block; the future is done when it is on disk."""
+    @property
+    def segment(self) -> int:
+        """The number of the segment that the next record goes to."""
+        return self._segment
+
+    def append_block(self, payload: dict[str, Any], worker: int) -> asyncio.Future[None]:
+        """Append the record of a block that `worker` found; the future is done when it is on disk."""
+        self._define((KIND_WORKER, worker))
         return self._enqueue(encode_long(KIND_BLOCK, payload))
 
     def close_epoch(self, payload: dict[str, Any]) -> asyncio.Future[None]:

@@ -62,6 +62,19 @@ def build_coinbase(
     return CoinbaseParts(b"".join(head), b"".join(tail))
 
 
+def check_extranonce_place(coinb1: bytes, extranonce_size: int) -> None:
+    """Check that the extranonces stand inside scriptSig, so that no choice of them changes what the coinbase pays.
+
+    `coinb1` must hold everything up to scriptSig's length (one byte). Raises JobError.
+    """
+    head = 4 + 1 + len(NULL_OUTPOINT)
+    if len(coinb1) <= head or coinb1[4:head] != b"\x01" + NULL_OUTPOINT:
+        raise JobError("coinb1 does not begin a coinbase: version, one input that spends nothing, its script")
+    script_end = head + 1 + coinb1[head]
+    if coinb1[head] > MAX_COINBASE_SCRIPT or len(coinb1) + extranonce_size > script_end:
+        raise JobError("the extranonces do not stand inside the coinbase's scriptSig")
+
+
 def with_witness(coinbase: bytes) -> bytes:
     """The coinbase as it stands in a block: with the witness reserved value that BIP-141 wants."""
     tx = parse_transaction(coinbase)

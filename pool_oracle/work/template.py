@@ -56,7 +56,7 @@ class Job:
 
     @property
     def wire_id(self) -> str:
-        """The job's id on the wire: short, hex, never used twice."""
+        """The job's id on the wire: short, hex, used once a run."""
         return f"{self.number:x}"
 
 

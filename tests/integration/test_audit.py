@@ -244,8 +244,51 @@ def test_a_share_credited_to_another_payee_is_found(bundles: Path) -> None:
             for record in records
         ]
 
-    rewrite_segment(bundles, 3, credit)
+    rewrite_segment(bundles, 1, credit)
     assert f"weight of {format_payee(THIEF)}" in found(audit(bundles))
+    rewrite_segment(bundles, 3, credit)
+    assert "worker defined again" in found(audit(bundles))
+
+
+def test_a_job_defined_a_second_time_with_another_coinbase_is_found(bundles: Path) -> None:
+    """Otherwise only the first definition's coinbase would be looked at."""
+
+    def redefine(records: list[Any]) -> list[Any]:
+        last = max(i for i, record in enumerate(records) if isinstance(record, ShareRecord))
+        job = next(r for r in records if isinstance(r, LongRecord) and r.kind == KIND_JOB)
+        other = replace(job, payload=job.payload | {"coinb2": job.payload["coinb2"].replace("504f5243", "00000000")})
+        return [*records[:last], other, *records[last:]]
+
+    rewrite_segment(bundles, 3, redefine)
+    assert "job defined again" in found(audit(bundles))
+
+
+def test_extranonces_that_reach_into_the_outputs_are_found(bundles: Path) -> None:
+    """Otherwise each share could have a coinbase that pays somebody else."""
+
+    def move(records: list[Any]) -> list[Any]:
+        moved = []
+        for record in records:
+            if isinstance(record, LongRecord) and record.kind == KIND_JOB:
+                whole = record.payload["coinb1"] + "00" * 12 + record.payload["coinb2"]
+                parts = {"coinb1": whole[:-60], "coinb2": whole[-36:]}
+                moved.append(replace(record, payload=record.payload | parts))
+            else:
+                moved.append(record)
+        return moved
+
+    rewrite_segment(bundles, 1, move)
+    assert "do not stand inside the coinbase's scriptSig" in str(audit(bundles).findings[0])
+
+
+def test_leaves_out_of_order_and_a_segment_that_begins_elsewhere_are_found(bundles: Path) -> None:
+    folder = bundle_folder(bundles, 3)
+    rows = json.loads((folder / "leaves.json").read_text())
+    (folder / "leaves.json").write_bytes(canonical_json(rows[::-1]))
+    assert found(audit(bundles)) == {"leaves in ascending order"}
+    manifest, _ = read_manifest(bundle_folder(bundles, 2))
+    change_manifest(bundles, 2, segments=tuple(replace(s, first=s.first + 1) for s in manifest.segments))
+    assert "first share of the segment" in found(audit(bundles))
 
 
 def test_a_job_with_another_coinbase_is_found(bundles: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pool_oracle.payout.payee import format_payee, payee_of_account
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.pool import Submission
 from pool_oracle.units import WEI_PER_SATOSHI
+from pool_oracle.work.block import parse_block
 from pool_oracle.work.share import hash_to_int, pack_header
 from pool_oracle.work.targets import nbits_to_target, target_to_nbits
 from pool_oracle.work.transaction import parse_transaction
@@ -136,6 +138,56 @@ def test_commits_that_fail_are_made_up_for_in_order(deployed: Config) -> None:
             committed = app.distributor.committed_epochs()
             assert [(e.number, e.root) for e in committed] == [(e.number, e.root) for e in app.keeper.epochs]
             assert app.pool.job.epoch == 3
+
+    asyncio.run(work())
+
+
+def test_publishing_looks_at_no_segment_behind_the_one_that_the_close_sealed(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 2)
+            # The next segment's file is there, and nothing is in it yet.
+            (app.log.folder / "shares-00000001.log").touch()
+            epoch = await app.keeper.close()
+            assert epoch is not None
+            assert [segment.name for segment in epoch.manifest.segments] == ["shares-00000000.log"]
+
+    asyncio.run(work())
+
+
+def test_a_reward_that_cannot_be_registered_does_not_keep_others_waiting(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await app.node.submit(network_block(await app.node.template()))
+            await app.pool.refresh()
+            await mine(app, ALICE, 1, block=True)
+            (good,) = app.pool.blocks
+            # Somebody else's block, which pays the route nothing.
+            theirs = parse_block(await app.node.block(1))
+            coinbase = theirs.coinbase.serialize(with_witness=False)
+            app.pool.blocks.insert(0, replace(good, hash=theirs.hash, height=1, coinbase=coinbase))
+            for _ in range(99):
+                await app.node.submit(network_block(await app.node.template()))
+            await app.header_relay.relay()
+            for _ in range(2):
+                rewards = await app.rewards.register_due()
+            assert list(app.rewards.rewards) == [good.hash]
+            assert rewards == []
+
+    asyncio.run(work())
+
+
+def test_a_payout_that_a_stranger_funded_is_a_note_and_not_a_finding_against_the_pool(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            own_root = SumTree([(BOB, 7)]).root
+            funded = app.distributor.contract.functions.fund(own_root, bytes(32))
+            await asyncio.to_thread(app.operator.send, funded, value=1000)
+            audit = BundleAudit(deployed.data / "bundles")
+            audit.run()
+            audit_chain(audit, app.distributor)
+            assert [finding.severity for finding in audit.report.findings] == ["note"]
+            assert audit.report.passed
 
     asyncio.run(work())
 

@@ -115,6 +115,44 @@ def test_a_block_on_a_stale_job_is_handed_in_before_the_share_is_refused(rig: Op
     asyncio.run(work())
 
 
+def test_a_share_stays_a_duplicate_when_a_reorganisation_brings_its_tip_back(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            template = await r.node.template()
+            share = r.solve()
+            await r.pool.submit(share)
+            elsewhere = replace(template, prev_hash=b"\x07" * 32)
+            for back_and_forth in (elsewhere, template):
+
+                async def pretended(answer: Any = back_and_forth) -> Any:
+                    return answer
+
+                r.node.template = pretended
+                await r.pool.refresh()
+            assert r.pool.job.stratum.prev_hash == template.prev_hash
+            again = replace(share, job_id=r.pool.job.wire_id)
+            assert refusal_of(r, again) == (22, "duplicate share")
+
+    asyncio.run(work())
+
+
+def test_a_block_whose_share_is_refused_still_names_its_worker_in_the_log(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            old = r.pool.job
+            late_block = r.solve(BOB, job=old, wanted=lambda number: number <= old.network_target)
+            await r.pool.submit(r.solve(wanted=is_block(r)))
+            await r.pool.settle_blocks()
+            await r.pool.refresh()
+            assert refusal_of(r, late_block)[0] == 21
+            await r.pool.settle_blocks()
+            await r.log.flush()
+            state = restore_state(r.log, 2, old.network_target)
+            assert state.workers[BOB, "rig"] == state.blocks[-1].worker == late_block.worker
+
+    asyncio.run(work())
+
+
 def test_a_new_commitment_gives_a_job_that_is_not_clean_and_old_jobs_stay_good(rig: OpenRig) -> None:
     async def work() -> None:
         async with rig() as r:
@@ -143,9 +181,8 @@ def test_a_restart_brings_back_window_workers_numbers_and_duplicates(rig: OpenRi
             assert after == before
             assert r.pool.job.number > job.number
             assert r.pool.worker(BOB, "rig") == known.worker
-            if r.pool.job.stratum == job.stratum:
-                again = replace(known, job_id=r.pool.job.wire_id)
-                assert refusal_of(r, again) == (22, "duplicate share")
+            again = replace(known, job_id=r.pool.job.wire_id)
+            assert refusal_of(r, again) == (22, "duplicate share")
 
     asyncio.run(work())
 

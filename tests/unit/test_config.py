@@ -1,0 +1,168 @@
+"""The configuration file: what is right is read exactly, what is wrong is named with the file and the field."""
+
+from __future__ import annotations
+
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from pool_oracle.config import EXAMPLE, KEY_FILE_VARIABLE, load_config
+from pool_oracle.errors import ConfigError
+from pool_oracle.networks import NETWORKS
+
+PAYEE = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+FILLED = EXAMPLE.replace('"0x..."', f'"{PAYEE}"')
+GENESIS, DISTRIBUTOR, ROUTE = (
+    f'{field} = "{PAYEE}"' for field in ("genesis_payee", "distributor", "flyover_route")
+)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Reads a configuration given as text."""
+
+    def convert(text):
+        path = tmp_path / "pool-oracle.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path)
+
+    return convert
+
+
+def test_the_example_is_a_configuration_as_soon_as_it_is_filled_in(load):
+    config = load(FILLED)
+    assert config.network is NETWORKS["regtest"]
+    assert config.pool.name == "my pool"
+    assert config.data == Path("data")
+    assert config.share_difficulty == Fraction(1, 1_000_000)
+    assert config.genesis_payee == b"\x00" + bytes.fromhex(PAYEE[2:])
+    assert config.emulated_target == 1 << 236
+    assert config.chain.rpc == "http://127.0.0.1:8545"
+
+
+def test_the_lines_that_the_example_comments_out_show_the_defaults(load):
+    shown = []
+    for line in FILLED.splitlines():
+        name, separator, _ = line.removeprefix("# ").partition(" = ")
+        shown.append(line.removeprefix("# ") if separator and name.isidentifier() else line)
+    text = "\n".join(shown)
+    assert len(tomllib.loads(text)["policy"]) == 4
+    assert load(text) == load(FILLED)
+
+
+def test_the_example_itself_says_what_is_missing(load):
+    with pytest.raises(ConfigError, match=r"0x\.\.\."):
+        load(EXAMPLE)
+
+
+def test_the_policy_of_the_manifests_is_the_configurations(load):
+    policy = load(FILLED.replace("# window = 8", "window = 127").replace("# fee_bps = 0", "fee_bps = 250")).manifest_policy
+    assert (policy.scheme, policy.window, policy.fee_bps, policy.unit) == ("pplns", 127, 250, str(1 << 56))
+    assert policy.genesis_payee == "0x00" + PAYEE[2:].lower()
+    assert policy.emulated_network_target == f"0x{1 << 236:064x}"
+
+
+@pytest.mark.parametrize("text", ["1/3", "0.25", "1e-6", "7"])
+def test_the_share_difficulty_is_exact(load, text):
+    config = load(FILLED.replace('share_difficulty = "0.000001"', f'share_difficulty = "{text}"'))
+    assert config.share_difficulty == Fraction(text)
+
+
+def test_the_emulated_network_target_may_be_left_out(load):
+    lines = [line for line in FILLED.splitlines() if not line.startswith("emulated_network_target")]
+    config = load("\n".join(lines))
+    assert config.emulated_target is None
+    assert config.manifest_policy.emulated_network_target is None
+
+
+def test_the_key_file_may_come_from_the_environment(load, monkeypatch):
+    monkeypatch.delenv(KEY_FILE_VARIABLE, raising=False)
+    assert load(FILLED).key_file == Path("operator.key")
+    monkeypatch.setenv(KEY_FILE_VARIABLE, "/run/secrets/operator")
+    assert load(FILLED).key_file == Path("/run/secrets/operator")
+
+
+def test_a_key_file_that_nobody_names_is_an_error(load, monkeypatch):
+    monkeypatch.delenv(KEY_FILE_VARIABLE, raising=False)
+    config = load(FILLED.replace('operator_key_file = "operator.key"', ""))
+    with pytest.raises(ConfigError, match=KEY_FILE_VARIABLE):
+        _ = config.key_file
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ('name = "my pool"', "", "name"),
+        ('name = "my pool"', "name = 5", "name"),
+        ('name = "my pool"', 'nmae = "my pool"', "nmae"),
+        ("[pool]", "[pools]", "pool"),
+        ('network = "regtest"', 'network = "mainnet"', "mainnet"),
+        ('network = "regtest"', 'network = "main"', "floor of main"),
+        ('emulated_network_target = "0x0000', 'emulated_network_target = "0x00', "emulated_network_target"),
+        ('emulated_network_target = "0x0000', 'emulated_network_target = "zz', "emulated_network_target"),
+        ('emulated_network_target = "0x00001', 'emulated_network_target = "0x00000', "emulated_network_target"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "easy"', "easy"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "1/0"', "1/0"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "nan"', "nan"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "0"', "floor of regtest"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "-1"', "floor of regtest"),
+        ('share_difficulty = "0.000001"', "share_difficulty = 0.000001", "share_difficulty"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "1e80"', "share_difficulty"),
+        ("# window = 8", "window = 0", "1 to 127"),
+        ("# window = 8", "window = 128", "1 to 127"),
+        ("# window = 8", "window = true", "window"),
+        ("# window = 8", "window = 8.0", "window"),
+        ("# fee_bps = 0", "fee_bps = -1", "fee_bps"),
+        ("# fee_bps = 0", "fee_bps = 10001", "fee_bps"),
+        ("# epoch_seconds = 600", "epoch_seconds = 0", "epoch_seconds"),
+        ("# port = 3333", "port = 65536", "stratum.port"),
+        ("# port = 8080", "port = -1", "api.port"),
+        (GENESIS, GENESIS.replace("5aAe", "5aae"), "policy.genesis_payee"),
+        (GENESIS, GENESIS.replace("5aAe", "5aae"), "EIP-55"),
+        (GENESIS, 'genesis_payee = "0x0000000000000000000000000000000000000000"', "zero address"),
+        (GENESIS, 'genesis_payee = ""', "empty"),
+        (GENESIS, 'genesis_payee = "bc1q6dw2a7qrdqm75dkjmcxvd2tt23d6wxlkagtlat"', "is an address of main"),
+        (DISTRIBUTOR, 'distributor = "0x..."', "chain.distributor"),
+        (DISTRIBUTOR, 'distributor = "0x0000000000000000000000000000000000000000"', "chain.distributor"),
+        (DISTRIBUTOR, 'distributor = "mznXuHpNvkjYaoAxxHFrPv2KzuXY5jw5fM"', "chain.distributor"),
+        (ROUTE, 'flyover_route = "0x..."', "chain.flyover_route"),
+        (ROUTE, 'flyover_route = "0x005aaeb6053f3e94c9b9a09f33669435e7ef1beaed"', "chain.flyover_route"),
+        ("[pool]", "[pool", "not TOML"),
+        ("[pool]", "x = " + "[" * 5000, "not TOML"),
+        ("[pool]", "\x00", "not TOML"),
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_wrong_setting_is_named_with_the_file(load, old, new, word):
+    assert old in FILLED
+    with pytest.raises(ConfigError) as caught:
+        load(FILLED.replace(old, new))
+    text = str(caught.value)
+    assert "pool-oracle.toml" in text
+    assert word in text
+
+
+def test_only_regtest_may_emulate_a_network_target(load):
+    text = FILLED.replace('network = "regtest"', 'network = "test"').replace("0.000001", "1")
+    with pytest.raises(ConfigError, match="regtest only"):
+        load(text)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "regtest"])
+def test_a_network_without_a_node_is_refused_with_the_one_that_works(load, name):
+    lines = [line for line in FILLED.splitlines() if not line.startswith("emulated_network_target")]
+    text = "\n".join(lines).replace('network = "regtest"', f'network = "{name}"').replace("0.000001", "8")
+    with pytest.raises(ConfigError, match="use 'regtest'"):
+        load(text)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_way_to_one(tmp_path):
+    with pytest.raises(ConfigError, match="pool-oracle init"):
+        load_config(tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b'[pool]\nname = "Z\xfcrich"\n')
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(tmp_path / "latin.toml")
