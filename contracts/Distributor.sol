@@ -18,6 +18,9 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
 
     uint16 internal constant BASIS_POINTS = 10_000;
 
+    /// @dev A longer delay would be a mistake, and one near 2^64 would stop every commit.
+    uint64 internal constant MAX_ACTIVATION_DELAY = 30 days;
+
     bytes32 private constant SET_RECIPIENT_TYPEHASH =
         keccak256("SetRecipient(address account,address recipient,uint256 nonce,uint256 deadline)");
 
@@ -44,10 +47,17 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
 
     /* STORAGE */
 
+    // The operator, the fee and the active epoch's numbers share one slot, so that a commit writes three.
     /// @inheritdoc IDistributor
     address public operator;
     /// @inheritdoc IDistributor
     uint16 public feeBps;
+    uint32 internal _activeNumber;
+    uint48 internal _activeFrom;
+    bytes32 internal _activeRoot;
+    bytes32 internal _activeManifestHash;
+    Epoch internal _pending;
+
     /// @inheritdoc IDistributor
     address public proposedOperator;
     /// @inheritdoc IDistributor
@@ -56,9 +66,6 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
     uint256 public feeOwed;
     /// @inheritdoc IDistributor
     uint256 public payoutCount;
-
-    Epoch internal _active;
-    Epoch internal _pending;
 
     mapping(uint256 payoutId => Payout) internal _payouts;
     /// @inheritdoc IDistributor
@@ -79,6 +86,9 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
         if (settings.feeCapBps > BASIS_POINTS) revert FeeAboveCap(settings.feeCapBps, BASIS_POINTS);
         if (settings.feeBps > settings.feeCapBps) revert FeeAboveCap(settings.feeBps, settings.feeCapBps);
         if (SumTree.sumOf(settings.genesisRoot) == 0) revert ZeroRootSum(settings.genesisRoot);
+        if (settings.activationDelay > MAX_ACTIVATION_DELAY) {
+            revert DelayAboveMaximum(settings.activationDelay, MAX_ACTIVATION_DELAY);
+        }
         operator = settings.operator;
         emit OperatorChanged(settings.operator);
         feeRecipient = settings.feeRecipient;
@@ -86,9 +96,8 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
         activationDelay = settings.activationDelay;
         minPayout = settings.minPayout;
         uint64 time = uint64(block.timestamp);
-        _active = Epoch(settings.genesisRoot, settings.genesisManifestHash, 0, time);
         emit Committed(0, settings.genesisRoot, settings.genesisManifestHash, time);
-        emit Activated(0);
+        _activate(Epoch(settings.genesisRoot, settings.genesisManifestHash, 0, time));
     }
 
     /* COMMITMENTS AND MONEY */
@@ -96,21 +105,20 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
     /// @inheritdoc IDistributor
     function commit(bytes32 root, bytes32 manifestHash) external onlyOperator nonReentrant returns (uint64 epoch) {
         if (SumTree.sumOf(root) == 0) revert ZeroRootSum(root);
-        bool isPending = _pending.root != 0;
-        if (isPending) {
-            if (!_isDue()) revert EpochPending(_pending.number, _pending.activeFrom);
-            _activatePending();
-        }
-        epoch = _active.number + 1;
         uint64 activeFrom = uint64(block.timestamp) + activationDelay;
-        Epoch memory next = Epoch(root, manifestHash, epoch, activeFrom);
-        emit Committed(epoch, root, manifestHash, activeFrom);
         if (activationDelay == 0) {
+            epoch = _activeNumber + 1;
+            emit Committed(epoch, root, manifestHash, activeFrom);
             _attribute(0);
-            _active = next;
-            emit Activated(epoch);
+            _activate(Epoch(root, manifestHash, epoch, activeFrom));
         } else {
-            _pending = next;
+            if (_pending.root != 0) {
+                if (!_isDue()) revert EpochPending(_pending.number, _pending.activeFrom);
+                _activatePending();
+            }
+            epoch = _activeNumber + 1;
+            emit Committed(epoch, root, manifestHash, activeFrom);
+            _pending = Epoch(root, manifestHash, epoch, activeFrom);
         }
     }
 
@@ -127,23 +135,27 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
         if (recipient == address(0)) revert NoRecipient(payee);
 
         // One word of claimed bits serves 256 payouts: it is read and written once for a run of claims within it.
-        uint256 at = 0;
-        while (at < claims.length) {
-            uint256 word = claims[at].payoutId >> 8;
-            uint256 before = claimedWord[payee][word];
-            uint256 bits = before;
-            uint256 wordAmount = 0;
-            for (; at < claims.length && claims[at].payoutId >> 8 == word; ++at) {
-                uint256 id = claims[at].payoutId;
-                uint256 bit = 1 << (id & 0xff);
-                if (bits & bit != 0) revert AlreadyClaimed(payee, id);
-                bits |= bit;
-                wordAmount += _partOf(payee, claims[at]);
+        uint256 word = claims[0].payoutId >> 8;
+        uint256 before = claimedWord[payee][word];
+        uint256 bits = before;
+        uint256 wordAmount = 0;
+        for (uint256 i = 0; i < claims.length; ++i) {
+            Claim calldata item = claims[i];
+            uint256 id = item.payoutId;
+            if (id >> 8 != word) {
+                _markClaimed(payee, recipient, word, before, bits, wordAmount);
+                amount += wordAmount;
+                word = id >> 8;
+                before = bits = claimedWord[payee][word];
+                wordAmount = 0;
             }
-            claimedWord[payee][word] = bits;
-            emit Claimed(payee, recipient, word, bits ^ before, wordAmount);
-            amount += wordAmount;
+            uint256 bit = 1 << (id & 0xff);
+            if (bits & bit != 0) revert AlreadyClaimed(payee, id);
+            bits |= bit;
+            wordAmount += _partOf(payee, id, item);
         }
+        _markClaimed(payee, recipient, word, before, bits, wordAmount);
+        amount += wordAmount;
         _pay(recipient, amount);
     }
 
@@ -272,7 +284,7 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
 
     /// @inheritdoc IDistributor
     function activeEpoch() external view returns (Epoch memory) {
-        return _active;
+        return Epoch(_activeRoot, _activeManifestHash, _activeNumber, _activeFrom);
     }
 
     /// @inheritdoc IDistributor
@@ -323,7 +335,9 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
     function _attribute(uint256 minimum) private {
         uint256 arrived = _balance() - totalAccounted;
         if (arrived == 0 || arrived < minimum) return;
-        _record(_active.root, _active.manifestHash, _active.number, arrived);
+        // More than a payout can hold, which no coin has, waits for the next one instead of stopping every commit.
+        if (arrived > type(uint128).max) arrived = type(uint128).max;
+        _record(_activeRoot, _activeManifestHash, _activeNumber, arrived);
     }
 
     /// @dev Records a payout of `received`, which is already in the balance.
@@ -346,20 +360,40 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
     /// @dev Money that arrived before this moment belongs to the root active until now.
     function _activatePending() private {
         _attribute(0);
-        _active = _pending;
+        _activate(_pending);
         delete _pending;
-        emit Activated(_active.number);
+    }
+
+    /// @dev Makes an epoch the one that money belongs to from now on.
+    function _activate(Epoch memory epoch) private {
+        _activeNumber = uint32(epoch.number); // 2^32 epochs of a second each are 136 years
+        _activeFrom = uint48(epoch.activeFrom);
+        _activeRoot = epoch.root;
+        _activeManifestHash = epoch.manifestHash;
+        emit Activated(epoch.number);
+    }
+
+    /// @dev Writes the claimed bits of a word that were gathered, and says so.
+    function _markClaimed(
+        bytes21 payee,
+        address recipient,
+        uint256 word,
+        uint256 before,
+        uint256 bits,
+        uint256 amount
+    ) private {
+        claimedWord[payee][word] = bits;
+        emit Claimed(payee, recipient, word, bits ^ before, amount);
     }
 
     /// @dev The part of one claim. Reverts on an unknown payout or a proof that does not verify.
-    function _partOf(bytes21 payee, Claim calldata item) private view returns (uint256) {
-        Payout storage source = _payouts[item.payoutId];
+    function _partOf(bytes21 payee, uint256 id, Claim calldata item) private view returns (uint256) {
+        Payout storage source = _payouts[id];
         bytes32 root = source.root;
-        if (root == 0) revert UnknownPayout(item.payoutId);
-        if (!SumTree.verify(root, payee, item.weight, item.index, item.proof)) {
-            revert InvalidProof(payee, item.payoutId);
-        }
-        return _share(source.amount, item.weight, root);
+        if (root == 0) revert UnknownPayout(id);
+        uint256 weight = item.weight;
+        if (!SumTree.verify(root, payee, weight, item.index, item.proof)) revert InvalidProof(payee, id);
+        return _share(source.amount, weight, root);
     }
 
     /// @dev amount * weight / total, rounded down. 128 + 64 bits cannot overflow; a proven weight's total is not 0.

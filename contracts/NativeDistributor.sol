@@ -3,6 +3,7 @@ pragma solidity 0.8.30;
 
 import {Distributor} from "./Distributor.sol";
 import {INativeDistributor} from "./interfaces/INativeDistributor.sol";
+import {SumTree} from "./libraries/SumTree.sol";
 
 /// @title NativeDistributor
 /// @notice A Distributor of the chain's own coin: coinbase rewards, plain transfers, and what routes fund.
@@ -17,8 +18,8 @@ contract NativeDistributor is Distributor, INativeDistributor {
 
     /// @inheritdoc INativeDistributor
     function fund(bytes32 root, bytes32 manifestHash) external payable nonReentrant returns (uint256 payoutId) {
-        if (uint64(uint256(root)) == 0) revert ZeroRootSum(root);
-        if (msg.value == 0 || msg.value < minPayout) revert AmountBelowMinimum(msg.value, minPayout);
+        if (SumTree.sumOf(root) == 0) revert ZeroRootSum(root);
+        if (msg.value == 0) revert NothingFunded();
         return _record(root, manifestHash, NO_EPOCH, msg.value);
     }
 

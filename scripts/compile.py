@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOLC_VERSION = "0.8.30"
 EVM_VERSION = "cancun"
 OPTIMIZER_RUNS = 1_000_000
-EXPORTED = ("NativeDistributor", "FlyoverRoute", "IBridge")
+EXPORTED = ("NativeDistributor", "TokenDistributor", "FlyoverRoute", "IBridge")
 
 # Warnings that say nothing about our code: OpenZeppelin's use of transient storage, cleared at the end of each call.
 KNOWN_WARNINGS = ("Transient storage as defined by EIP-1153",)

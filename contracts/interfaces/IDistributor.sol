@@ -88,9 +88,10 @@ interface IDistributor {
     error ZeroAddress();
     error ZeroRootSum(bytes32 root);
     error EpochPending(uint64 epoch, uint64 activeFrom);
+    error DelayAboveMaximum(uint64 delay, uint64 maximum);
     error FeeNotLower(uint16 current, uint16 wanted);
     error FeeAboveCap(uint16 feeBps, uint16 cap);
-    error AmountBelowMinimum(uint256 amount, uint256 minimum);
+    error NothingFunded();
     error AmountTooLarge(uint256 amount);
     error NoClaims();
     error UnknownPayout(uint256 payoutId);

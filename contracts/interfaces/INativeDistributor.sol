@@ -11,7 +11,7 @@ interface INativeDistributor is IDistributor {
     ///
     /// Requirements:
     ///  - the root's sum is not 0;
-    ///  - the value is at least `minPayout`, and not 0.
+    ///  - the value is not 0. `minPayout` does not apply: a reward that is too small here would stay at the bridge.
     /// @return payoutId The new payout's id.
     function fund(bytes32 root, bytes32 manifestHash) external payable returns (uint256 payoutId);
 }

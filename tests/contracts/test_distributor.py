@@ -56,6 +56,7 @@ def test_the_genesis_root_is_active_from_the_beginning(pool):
         ({"feeRecipient": ZERO_ADDRESS}, ("ZeroAddress",)),
         ({"feeCapBps": 10_001}, ("FeeAboveCap", 10_001, 10_000)),
         ({"feeBps": 501}, ("FeeAboveCap", 501, 500)),
+        ({"activationDelay": 30 * 86400 + 1}, ("DelayAboveMaximum", 30 * 86400 + 1, 30 * 86400)),
         ({"genesisRoot": b"\xff" * 24 + bytes(8)}, ("ZeroRootSum", b"\xff" * 24 + bytes(8))),
     ],
 )
@@ -96,9 +97,11 @@ def test_an_unknown_payout_has_no_view(pool):
     assert pool.chain.refusal(pool.call.payout(0)) == ("UnknownPayout", 0)
 
 
-def test_more_than_128_bits_of_money_are_refused_rather_than_cut(pool):
-    pool.reward(2**128)
-    assert pool.chain.refusal(pool.call.sync()) == ("AmountTooLarge", 2**128)
+def test_more_than_128_bits_of_money_become_several_payouts_and_stop_no_commit(pool, next_tree):
+    pool.reward(2**128 + 6)
+    pool.chain.send(pool.call.sync())
+    pool.commit(next_tree)
+    assert payouts(pool) == [[pool.tree.root, 2**128 - 1, 0], [pool.tree.root, 7, 0]]
 
 
 # --- funding with a root ---
@@ -114,13 +117,13 @@ def test_funding_makes_a_payout_with_its_own_root_and_leaves_waiting_money_alone
     assert payouts(pool)[1] == [pool.tree.root, 5, 0]
 
 
-def test_funding_refuses_a_root_without_weight_no_money_and_less_than_the_minimum(make_pool, next_tree):
+def test_funding_refuses_a_root_without_weight_and_no_money_but_takes_less_than_the_minimum(make_pool, next_tree):
     pool = make_pool(minPayout=100)
     empty = next_tree.root[:24] + bytes(8)
     assert pool.chain.refusal(pool.call.fund(empty, OTHER_MANIFEST), value=100) == ("ZeroRootSum", empty)
-    call = pool.call.fund(next_tree.root, OTHER_MANIFEST)
-    assert pool.chain.refusal(call, value=99) == ("AmountBelowMinimum", 99, 100)
-    assert pool.chain.refusal(make_pool().call.fund(next_tree.root, OTHER_MANIFEST)) == ("AmountBelowMinimum", 0, 0)
+    assert pool.chain.refusal(pool.call.fund(next_tree.root, OTHER_MANIFEST)) == ("NothingFunded",)
+    pool.fund(next_tree, 99)
+    assert payouts(pool) == [[next_tree.root, 99, NO_EPOCH]]
 
 
 # --- commits without a delay ---
