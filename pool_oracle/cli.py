@@ -76,7 +76,8 @@ def tree_root(network: Network = None, lines: Lines = False, as_json: FormatJson
     """[{payee, weight}, ...] to {root, total, leaves, depth}."""
     from pool_oracle import formats
 
-    _convert(lambda value: formats.tree_root(value, _network(network)), lines)
+    chosen = _network(network)
+    _convert(lambda value: formats.tree_root(value, chosen), lines)
 
 
 @tree_app.command("proof")
@@ -89,7 +90,9 @@ def tree_proof(
     """[{payee, weight}, ...] to the proof of one payee."""
     from pool_oracle import formats
 
-    _convert(lambda value: formats.tree_proof(value, payee, _network(network)), lines)
+    chosen = _network(network)
+    formats.read_payee(payee, chosen)  # a wrong one is an error of the call, not of each line
+    _convert(lambda value: formats.tree_proof(value, payee, chosen), lines)
 
 
 @tree_app.command("verify")
@@ -97,7 +100,8 @@ def tree_verify(network: Network = None, lines: Lines = False, as_json: FormatJs
     """{payee, weight, index, proof, root}: exit code 0 if it verifies, 1 with the reason if not."""
     from pool_oracle import formats
 
-    _convert(lambda value: formats.tree_verify(value, _network(network)), lines)
+    chosen = _network(network)
+    _convert(lambda value: formats.tree_verify(value, chosen), lines)
 
 
 @app.command("window")
@@ -105,7 +109,8 @@ def window(network: Network = None, lines: Lines = False, as_json: FormatJson = 
     """{window, shares: [{payee, nbits, shareTarget}, ...]} to {total, weights}."""
     from pool_oracle import formats
 
-    _convert(lambda value: formats.window_weights(value, _network(network)), lines)
+    chosen = _network(network)
+    _convert(lambda value: formats.window_weights(value, chosen), lines)
 
 
 @share_app.command("check")

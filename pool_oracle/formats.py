@@ -45,7 +45,7 @@ def tree_root(value: Any, network: Network | None = None) -> dict[str, Any]:
 def tree_proof(value: Any, payee: str, network: Network | None = None) -> dict[str, Any]:
     """[{payee, weight}, ...] and a payee to {payee, weight, index, proof, root}."""
     tree = SumTree(_leaves(value, network))
-    proof = tree.proof(parse_payee(payee, network))
+    proof = tree.proof(read_payee(payee, network))
     return {
         "payee": format_payee(proof.payee),
         "weight": str(proof.weight),
@@ -62,7 +62,7 @@ def tree_verify(value: Any, network: Network | None = None) -> dict[str, Any]:
         raise TreeError("proof must be a list of 32-byte words")
     root = hex_bytes(member(value, "root", error=TreeError), "root", size=32, prefixed=True, error=TreeError)
     proof = SumProof(
-        payee=_payee(member(value, "payee", error=TreeError), network),
+        payee=read_payee(member(value, "payee", error=TreeError), network),
         weight=integer(member(value, "weight", error=TreeError), "weight", error=TreeError),
         index=integer(member(value, "index", error=TreeError), "index", error=TreeError),
         siblings=tuple(
@@ -82,7 +82,7 @@ def window_weights(value: Any, network: Network | None = None) -> dict[str, Any]
     for i, share in enumerate(shares):
         try:
             unit = _unit(member(share, "nbits"), member(share, "shareTarget"))
-            window.add(i, _payee(member(share, "payee"), network), unit)
+            window.add(i, read_payee(member(share, "payee"), network), unit)
         except InputError as error:
             raise WindowError(f"shares[{i}]: {error}") from None
     weights = {format_payee(payee): str(weight) for payee, weight in sorted(window.weights.items())}
@@ -125,13 +125,14 @@ def _leaves(value: Any, network: Network | None) -> list[tuple[Payee, int]]:
     for i, leaf in enumerate(value):
         try:
             weight = integer(member(leaf, "weight"), "weight")
-            leaves.append((_payee(member(leaf, "payee"), network), weight))
+            leaves.append((read_payee(member(leaf, "payee"), network), weight))
         except InputError as error:
             raise TreeError(f"leaf {i}: {error}") from None
     return leaves
 
 
-def _payee(text: Any, network: Network | None) -> Payee:
+def read_payee(text: Any, network: Network | None) -> Payee:
+    """A payee given as an address or as 21 bytes. Raises PayeeError, also where 20 bytes could be either."""
     if not isinstance(text, str):
         raise PayeeError("payee must be a string: an address, or 0x and 42 hex digits")
     if network is None and is_unchecked_account(text):

@@ -65,7 +65,7 @@ def unhex() -> Callable[[str], bytes]:
 
 @pytest.fixture(scope="session")
 def bitcoinlib_encoding(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """bitcoinlib's encodings, with its database and log kept out of the user's home."""
+    """Bitcoinlib's encodings, with its database and log kept out of the user's home."""
     os.environ.setdefault("BCL_DATA_DIR", str(tmp_path_factory.mktemp("bitcoinlib")))
     with warnings.catch_warnings():
         # It leaves a file open and calls a deprecated function of SQLAlchemy while it is imported.

@@ -242,7 +242,7 @@ class BundleAudit:
                 payee = parse_payee(str(record.payload["payee"]))
                 number = int(record.payload["worker"])
                 self.expect("worker defined again", known.payees.setdefault(number, payee), payee, place)
-        except (InputError, KeyError, ValueError, TypeError) as error:
+        except (InputError, KeyError, ValueError, TypeError, OverflowError) as error:
             self.find("definition in the log", "a job or a worker", repr(error), place)
 
     def _check_share(

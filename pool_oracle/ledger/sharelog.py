@@ -140,30 +140,32 @@ class ShareLog:
         """No share of job `number` will come any more."""
         self._definitions.pop((KIND_JOB, number), None)
 
-    def _define(self, key: tuple[int, int]) -> None:
-        """Write a definition, unless this segment has it."""
-        if key not in self._defined:
-            self._enqueue(encode_long(key[0], self._definitions[key]))
-            self._defined.add(key)
+    def _check_defined(self, *keys: tuple[int, int]) -> None:
+        for kind, number in keys:
+            if (kind, number) not in self._definitions:
+                what = "job" if kind == KIND_JOB else "worker"
+                raise LedgerError(f"a record points to {what} {number}, which is not defined")
+
+    def _define(self, *keys: tuple[int, int]) -> None:
+        """Write the definitions that this segment does not have yet."""
+        for key in keys:
+            if key not in self._defined:
+                self._enqueue(encode_long(key[0], self._definitions[key]))
+                self._defined.add(key)
 
     def append(self, share: ShareRecord, unit: int) -> asyncio.Future[None]:
-        """Append a share of `unit` work; the future is done when it is on disk. Raises LedgerError after a failure.
+        """Append a share of `unit` work; the future is done when it is on disk.
 
-        The share's sequence number must be `next_sequence`, and its job and worker must be defined.
+        Raises LedgerError after a failure, unless the share's sequence number is `next_sequence`, and unless its job
+        and worker are defined.
         """
         if share.sequence != self.next_sequence:
             raise LedgerError(f"share {share.sequence} was appended where share {self.next_sequence} belongs")
         needed = ((KIND_JOB, share.job), (KIND_WORKER, share.worker))
-        for key in needed:
-            if key not in self._definitions:
-                what = "job" if key[0] == KIND_JOB else "worker"
-                raise LedgerError(f"share {share.sequence} points to {what} {key[1]}, which is not defined")
+        self._check_defined(*needed)
         if self._size >= self._segment_bytes:
             self._next_segment()
-        for key in needed:
-            if key not in self._defined:
-                self._enqueue(encode_long(key[0], self._definitions[key]))
-                self._defined.add(key)
+        self._define(*needed)
         done = self._enqueue(encode_share(share))
         self.next_sequence += 1
         self.t += unit
@@ -175,7 +177,11 @@ class ShareLog:
         return self._segment
 
     def append_block(self, payload: dict[str, Any], worker: int) -> asyncio.Future[None]:
-        """Append the record of a block that `worker` found; the future is done when it is on disk."""
+        """Append the record of a block that `worker` found; the future is done when it is on disk.
+
+        Raises LedgerError after a failure, and unless the worker is defined.
+        """
+        self._check_defined((KIND_WORKER, worker))
         self._define((KIND_WORKER, worker))
         return self._enqueue(encode_long(KIND_BLOCK, payload))
 

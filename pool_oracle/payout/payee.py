@@ -87,8 +87,9 @@ def parse_payee(text: str, network: Network | None = None) -> Payee:
         return check_payee(bytes.fromhex(text[2:]))
     if network is not None:
         return parse_address(text, network)
+    named = [candidate for candidate in NETWORKS.values() if text.lower().startswith(f"{candidate.hrp}1")]
     refusal = None
-    for candidate in NETWORKS.values():
+    for candidate in named or NETWORKS.values():
         try:
             return parse_address(text, candidate)
         except PayeeError as error:

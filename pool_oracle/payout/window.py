@@ -42,7 +42,6 @@ class PplnsWindow:
         self._size = check_window(window) * S
         self._shares: deque[tuple[int, Payee, int]] = deque()  # (sequence number, payee, credit left)
         self._credits: dict[Payee, int] = {}
-        self._start = t
         self.t = t
         self.total = 0
 

@@ -35,7 +35,7 @@ def parse_request(line: bytes) -> Request:
     """The request of one line. Raises InputError saying what is wrong with it."""
     try:
         return _request_decoder.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not a stratum request: {error}") from None
 
 

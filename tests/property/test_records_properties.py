@@ -1,10 +1,12 @@
-"""The share log's bytes: what was written is read, and no bytes make the reader fail in another way than by saying so."""
+"""The share log's bytes: what was written is read, and whatever else is there is a corrupt log and no other error."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,21 +99,14 @@ def test_a_burst_of_wrong_bytes_in_a_segment_is_noticed(records, data):
     bad = bytearray(good)
     for i, byte in enumerate(burst):
         bad[at + i] ^= byte
-    found = []
-    try:
-        found.extend(record for _, record in read_records(bytes(bad), "segment"))
-    except CorruptLog as error:
-        assert str(error).startswith("segment: ")
-        return
-    raise AssertionError(f"read {found} from a damaged segment")
+    with pytest.raises(CorruptLog, match="segment: "):
+        read(bytes(bad))
 
 
 def tolerated(data: bytes) -> None:
     """Read bytes in every way; only CorruptLog may come of it."""
-    try:
+    with suppress(CorruptLog):
         read(data)
-    except CorruptLog as error:
-        assert "segment" in str(error)
     assert 0 <= whole_length(data) <= len(data)
 
 

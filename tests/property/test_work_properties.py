@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
@@ -131,10 +132,9 @@ def test_a_transaction_survives_the_way_to_its_bytes_and_back(tx):
 def test_random_bytes_are_a_transaction_or_refused(data):
     try:
         tx = parse_transaction(data)
-    except JobError as error:
-        assert str(error)
-    else:
-        assert tx.serialize() == data
+    except JobError:
+        return
+    assert tx.serialize() == data
 
 
 @given(transactions(), st.data())
@@ -153,10 +153,8 @@ def test_a_transaction_with_a_byte_changed_is_another_one_or_refused(tx, data):
 @settings(max_examples=200)
 def test_random_bytes_are_a_block_or_refused(data):
     for block in (data, bytes(80) + b"\x01" + data):
-        try:
-            parse_block(block)
-        except JobError as error:
-            assert str(error)
+        with suppress(JobError):
+            assert parse_block(block).header == block[:80]
 
 
 @given(st.integers(0, 2**31), st.binary(max_size=63), st.binary(min_size=4, max_size=12), st.lists(outputs, max_size=4))
@@ -181,12 +179,11 @@ def test_a_coinbase_holds_height_tag_and_extranonces_and_pays_its_value(height, 
 def test_nbits_stand_for_a_target_or_are_refused(nbits):
     try:
         target = nbits_to_target(nbits)
-    except TargetError as error:
-        assert f"{nbits:08x}" in str(error)
-    else:
-        assert 0 < target <= MAX_TARGET
-        # The canonical nbits of the same target, which may be shorter, stand for it too.
-        assert nbits_to_target(target_to_nbits(target)) == target
+    except TargetError:
+        return
+    assert 0 < target <= MAX_TARGET
+    # The canonical nbits of the same target, which may be shorter, stand for it too.
+    assert nbits_to_target(target_to_nbits(target)) == target
 
 
 @given(st.one_of(st.integers(1, 2**24), st.integers(1, MAX_TARGET)))

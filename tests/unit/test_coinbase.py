@@ -9,7 +9,7 @@ from pool_oracle.hashes import sha256d
 from pool_oracle.payout.commitment import commitment_script, find_commitment
 from pool_oracle.units import Satoshi
 from pool_oracle.work.block import parse_block
-from pool_oracle.work.coinbase import build_coinbase, with_witness, witness_commitment_script
+from pool_oracle.work.coinbase import build_coinbase, check_extranonce_place, with_witness, witness_commitment_script
 from pool_oracle.work.merkle import merkle_root
 from pool_oracle.work.serialize import Reader, compact_size, push, push_height
 from pool_oracle.work.share import StratumJob, check_share_from_wire, display, pack_header
@@ -115,6 +115,30 @@ def test_tag_and_extranonces_fill_one_push_and_no_more():
         build_coinbase(1, bytes(64), 12, outputs, Satoshi(50))
 
 
+def test_the_extranonces_of_our_own_coinbase_stand_inside_its_script():
+    parts = build_coinbase(840_000, b"/pool/", 12, [TxOutput(Satoshi(50), REWARD)], Satoshi(50))
+    check_extranonce_place(parts.coinb1, 12)
+    with pytest.raises(JobError, match="inside"):
+        check_extranonce_place(parts.coinb1, 13)
+    with pytest.raises(JobError, match="inside"):
+        check_extranonce_place(parts.coinb1 + bytes(12), 1)
+
+
+@pytest.mark.cases("stratum_share", "shares")
+def test_the_extranonces_of_real_jobs_stand_inside_the_script(case):
+    size = len(case["extranonce1"] + case["extranonce2"]) // 2
+    check_extranonce_place(bytes.fromhex(case["job"]["coinb1"]), size)
+
+
+def test_a_first_part_that_begins_no_coinbase_is_refused():
+    good = build_coinbase(840_000, b"/pool/", 12, [TxOutput(Satoshi(50), REWARD)], Satoshi(50)).coinb1
+    for bad in [b"", good[:41], b"\x01" + plain_transaction(1), good[:4] + b"\x02" + good[5:]]:
+        with pytest.raises(JobError, match="does not begin a coinbase"):
+            check_extranonce_place(bad, 0)
+    with pytest.raises(JobError, match="inside"):
+        check_extranonce_place(good[:41] + b"\x65" + good[42:], 12)
+
+
 @pytest.mark.parametrize(
     ("height", "script"),
     [
@@ -166,7 +190,9 @@ def test_a_compact_size_has_the_shortest_form(value, encoded):
     assert Reader(bytes.fromhex(encoded), "it").compact_size() == value
 
 
-@pytest.mark.parametrize("encoded", ["fd0000", "fdfc00", "fe00000000", "feffff0000", "ff" + "00" * 8, "ffffffffff00000000"])
+@pytest.mark.parametrize(
+    "encoded", ["fd0000", "fdfc00", "fe00000000", "feffff0000", "ff" + "00" * 8, "ffffffffff00000000"]
+)
 def test_a_compact_size_in_a_longer_form_than_needed_is_refused_as_nodes_do(encoded):
     with pytest.raises(JobError, match="shortest"):
         Reader(bytes.fromhex(encoded), "it").compact_size()

@@ -14,9 +14,7 @@ from pool_oracle.networks import NETWORKS
 
 PAYEE = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 FILLED = EXAMPLE.replace('"0x..."', f'"{PAYEE}"')
-GENESIS, DISTRIBUTOR, ROUTE = (
-    f'{field} = "{PAYEE}"' for field in ("genesis_payee", "distributor", "flyover_route")
-)
+GENESIS, DISTRIBUTOR, ROUTE = (f'{field} = "{PAYEE}"' for field in ("genesis_payee", "distributor", "flyover_route"))
 
 
 @pytest.fixture
@@ -58,7 +56,9 @@ def test_the_example_itself_says_what_is_missing(load):
 
 
 def test_the_policy_of_the_manifests_is_the_configurations(load):
-    policy = load(FILLED.replace("# window = 8", "window = 127").replace("# fee_bps = 0", "fee_bps = 250")).manifest_policy
+    policy = load(
+        FILLED.replace("# window = 8", "window = 127").replace("# fee_bps = 0", "fee_bps = 250")
+    ).manifest_policy
     assert (policy.scheme, policy.window, policy.fee_bps, policy.unit) == ("pplns", 127, 250, str(1 << 56))
     assert policy.genesis_payee == "0x00" + PAYEE[2:].lower()
     assert policy.emulated_network_target == f"0x{1 << 236:064x}"

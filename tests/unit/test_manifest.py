@@ -122,16 +122,18 @@ def test_bytes_that_are_not_canonical_json_are_refused(data):
 
 
 def test_nesting_is_either_read_or_refused():
-    refused = 0
-    for depth in [1, 100, *range(300, 1100), 100_000]:
+    read = refused = 0
+    depths = [1, 100, *range(300, 1100), 100_000]
+    for depth in depths:
         try:
             value = parse_canonical(nested(depth))
         except ManifestError as error:
-            refused += 1
-            assert "nested too deeply" in str(error)
+            refused += "nested too deeply" in str(error)
         else:
+            read += 1
             assert canonical_json(value) == nested(depth)
-    assert refused
+    assert read + refused == len(depths)
+    assert min(read, refused) > 100
 
 
 def test_a_value_nested_too_deeply_has_no_canonical_text():
@@ -227,16 +229,16 @@ def test_a_manifest_with_an_unknown_field_is_refused():
 @pytest.mark.parametrize("junk", [None, True, 7, "seven", [], {}, [1], {"a": 1}])
 @pytest.mark.parametrize("name", list(asdict(MANIFEST)))
 def test_a_field_of_a_manifest_is_of_its_type_or_refused(name, junk):
-    try:
-        manifest = Manifest.from_bytes(changed(**{name: junk}))
-    except ManifestError as error:
-        assert str(error).isprintable()
+    own = getattr(MANIFEST, name)
+    optional = name in ("previous", "closing_share", "first_share")
+    same_type = type(junk) is type(own) or (name == "segments" and junk == [])
+    # Of these, no junk of the right type is right.
+    is_fixed = name in ("distributor", "root", "previous", "version", "policy")
+    if (same_type and not is_fixed) or (optional and junk is None):
+        assert Manifest.from_bytes(changed(**{name: junk})).to_bytes() == changed(**{name: junk})
     else:
-        own = getattr(MANIFEST, name)
-        optional = name in ("previous", "closing_share", "first_share")
-        same_type = type(junk) is type(own) or (name == "segments" and junk == [])
-        assert same_type or (optional and junk is None)
-        assert manifest.to_bytes() == changed(**{name: junk})
+        with pytest.raises(ManifestError):
+            Manifest.from_bytes(changed(**{name: junk}))
 
 
 @pytest.mark.parametrize("junk", [None, True, 7, "seven", [], {}])

@@ -144,7 +144,7 @@ def test_no_witness_program_but_one_of_20_bytes_is_paid(size):
         "0x" + "11" * 20 + "\n",
         " 0x" + "11" * 20,
         "x" * (MAX_ADDRESS_LENGTH + 1),
-        "1LGacEjQ7jJHoghMEiHUZzp18uvqFdxFd８",
+        "1LGacEjQ7jJHoghMEiHUZzp18uvqFdxFd\uff18",
         "\x00",
         "\ud800",
         "bc1q6dw2a7qrdqm75dkjmcxvd2tt23d6wxlkagtlat\u0661",
@@ -169,6 +169,58 @@ def test_every_single_wrong_character_of_an_address_is_noticed(vectors):
                     continue
                 with pytest.raises(PayeeError):
                     parse_address(wrong, network)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        # BIP-173's own examples: more than four bits of padding, padding that is not zero.
+        "bc1zw508d6qejxtdg4y5r3zarvaryvqyzf3du",
+        "tb1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3pjxtptv",
+    ],
+)
+def test_padding_that_is_too_long_or_not_zero_is_refused(address):
+    with pytest.raises(PayeeError):
+        parse_payee(address)
+
+
+def bech32(hrp, digits):
+    """Five-bit digits with their checksum, after BIP-173's reference: whatever they stand for."""
+    residue = 1
+    expanded = [ord(c) >> 5 for c in hrp] + [0] + [ord(c) & 31 for c in hrp]
+    for value in [*expanded, *digits, 0, 0, 0, 0, 0, 0]:
+        top = residue >> 25
+        residue = (residue & 0x1FFFFFF) << 5 ^ value
+        for i, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
+            residue ^= generator if top >> i & 1 else 0
+    checksum = [(residue ^ 1) >> 5 * (5 - i) & 31 for i in range(6)]
+    return f"{hrp}1" + "".join("qpzry9x8gf2tvdw0s3jn54khce6mua7l"[digit] for digit in [*digits, *checksum])
+
+
+def test_a_digit_more_than_twenty_bytes_need_makes_no_second_address_of_a_payee():
+    digits = [0, *range(32)]
+    assert parse_address(bech32("bc", digits), NETWORKS["main"])[0] == 1
+    for more in range(32):
+        with pytest.raises(PayeeError, match="padding"):
+            parse_address(bech32("bc", [*digits, more]), NETWORKS["main"])
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "script"),
+    [
+        ("main", "bc1q", "3"),
+        ("test", "tb1q", "2"),
+        ("signet", "tb1q", "2"),
+        ("regtest", "bcrt1q", "2"),
+        ("litecoin", "ltc1q", "M"),
+        ("litecoin-test", "tltc1q", "Q"),
+        ("litecoin-regtest", "rltc1q", "Q"),
+    ],
+)
+def test_addresses_begin_as_the_wallets_of_their_network_write_them(name, key, script):
+    for byte in (b"\x00", b"\x77", b"\xff"):
+        assert address_of(b"\x01" + byte * 20, NETWORKS[name]).startswith(key)
+        assert address_of(b"\x02" + byte * 20, NETWORKS[name]).startswith(script)
 
 
 def test_hex_of_a_payee_is_read_in_either_case():

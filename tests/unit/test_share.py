@@ -98,7 +98,7 @@ def test_each_missing_field_of_the_job_is_named(field, vectors):
         check_share_from_wire(case | {"job": job})
 
 
-@pytest.mark.parametrize("junk", [None, 7, 1.5, True, [], {}, "zz", "0", "é0", "٠٠٠٠٠٠٠٠", " 1234567"])
+@pytest.mark.parametrize("junk", [None, 7, 1.5, True, [], {}, "zz", "0", "é0", "\u0660" * 8, " 1234567"])
 @pytest.mark.parametrize("field", ["extranonce1", "extranonce2", "ntime", "nonce", "shareTarget", "versionMask"])
 def test_a_field_of_another_type_or_form_is_named(field, junk, vectors):
     case = vectors("stratum_share")["shares"][0]

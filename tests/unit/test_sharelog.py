@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import zlib
 from pathlib import Path
 
@@ -82,6 +83,33 @@ def test_a_share_is_on_disk_when_its_future_is_done(tmp_path):
             await log.append(share(sequence), UNIT)
             data = (tmp_path / segment_name(0)).read_bytes()
             assert encode_share(share(sequence)) in data
+        await log.close()
+
+    asyncio.run(run())
+
+
+def test_a_future_waits_for_the_disk_to_say_that_it_holds_the_share(tmp_path, monkeypatch):
+    may_sync = threading.Event()
+    synced = []
+    fdatasync = os.fdatasync
+
+    def watched(descriptor: int) -> None:
+        may_sync.wait()
+        fdatasync(descriptor)
+        synced.append(os.fstat(descriptor).st_size)
+
+    async def run() -> None:
+        monkeypatch.setattr(os, "fdatasync", watched)
+        log = opened(tmp_path)
+        done = log.append(share(0), UNIT)
+        path = tmp_path / segment_name(0)
+        while not path.exists() or path.stat().st_size < 5 * SLOT_SIZE:
+            await asyncio.sleep(0.001)
+        # It is written; it is not yet safe.
+        assert not done.done()
+        may_sync.set()
+        await done
+        assert synced == [path.stat().st_size]
         await log.close()
 
     asyncio.run(run())
@@ -212,12 +240,36 @@ def test_the_record_of_a_found_block_stands_between_the_shares(tmp_path):
     async def run() -> None:
         log = opened(tmp_path)
         await append(log, 1)
-        await log.append_block({"height": 5})
+        await log.append_block({"height": 5}, 2)
         await append(log, 1)
         await log.close()
 
     asyncio.run(run())
     assert kinds(tmp_path / segment_name(0))[3:] == [ShareRecord, KIND_BLOCK, ShareRecord]
+
+
+def test_the_record_of_a_found_block_comes_after_the_worker_who_found_it(tmp_path):
+    async def run() -> None:
+        log = opened(tmp_path)
+        await log.append_block({"height": 5}, 2)
+        await append(log, 1)
+        await log.append_block({"height": 6}, 2)
+        await log.close()
+
+    asyncio.run(run())
+    expected = [SegmentHeader, KIND_WORKER, KIND_BLOCK, KIND_JOB, ShareRecord, KIND_BLOCK]
+    assert kinds(tmp_path / segment_name(0)) == expected
+
+
+def test_a_block_of_an_undefined_worker_is_refused_and_leaves_no_trace(tmp_path):
+    async def run() -> None:
+        log = opened(tmp_path)
+        with pytest.raises(LedgerError, match="worker 9, which is not defined"):
+            log.append_block({"height": 5}, 9)
+        await log.close()
+
+    asyncio.run(run())
+    assert segment_files(tmp_path) == []
 
 
 # Segments
@@ -356,7 +408,7 @@ def test_damage_inside_the_last_segment_is_named_and_nothing_is_cut(tmp_path, sl
     path.write_bytes(data)
 
     async def run() -> None:
-        with pytest.raises(CorruptLog, match=rf"shares-00000000\.log: the slot at offset \d+ is damaged") as caught:
+        with pytest.raises(CorruptLog, match=r"shares-00000000\.log: the slot at offset \d+ is damaged") as caught:
             ShareLog(tmp_path)
         # A worker's record takes two slots; damage in its second makes the record unreadable from its first.
         assert f"offset {at} " in str(caught.value) or f"offset {at - SLOT_SIZE} " in str(caught.value)

@@ -50,6 +50,12 @@ def test_nbits_that_a_node_refuses_are_refused_for_its_reason(case):
     assert case["error"].removeprefix("nbits: ") in str(caught.value)
 
 
+@pytest.mark.parametrize("nbits", [0x1D800000, 0x00800000, 0x01800000])
+def test_the_sign_of_a_zero_says_nothing(nbits):
+    with pytest.raises(TargetError, match="zero"):
+        nbits_to_target(nbits)
+
+
 @pytest.mark.cases("share_unit", "units")
 def test_a_unit_is_the_share_of_a_block_that_a_share_proves(case):
     assert share_unit(int(case["networkTarget"], 16), int(case["shareTarget"], 16)) == int(case["unit"])
