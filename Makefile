@@ -60,6 +60,12 @@ style: setup ## ruff, mypy, import-linter, solhint, ABI drift
 	@node_modules/.bin/solhint --max-warnings 0 'contracts/**/*.sol'
 	@$(BIN)/python scripts/compile.py --check
 
+# --- campaigns and benches ---------------------------------------------------------------------------------------------
+
+.PHONY: gas
+gas: setup ## Measure gas, ours and peers', and write docs/gas.md
+	@$(BIN)/python bench/gas.py
+
 .PHONY: format
 format: $(VENV)/.ready ## Format the Python sources
 	@$(BIN)/ruff format .

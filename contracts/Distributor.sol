@@ -135,18 +135,20 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
         if (recipient == address(0)) revert NoRecipient(payee);
 
         // One word of claimed bits serves 256 payouts: it is read and written once for a run of claims within it.
+        mapping(uint256 word => uint256 bits) storage claimed = claimedWord[payee];
         uint256 word = claims[0].payoutId >> 8;
-        uint256 before = claimedWord[payee][word];
+        uint256 before = claimed[word];
         uint256 bits = before;
         uint256 wordAmount = 0;
         for (uint256 i = 0; i < claims.length; ++i) {
             Claim calldata item = claims[i];
             uint256 id = item.payoutId;
             if (id >> 8 != word) {
-                _markClaimed(payee, recipient, word, before, bits, wordAmount);
+                claimed[word] = bits;
+                emit Claimed(payee, recipient, word, bits ^ before, wordAmount);
                 amount += wordAmount;
                 word = id >> 8;
-                before = bits = claimedWord[payee][word];
+                before = bits = claimed[word];
                 wordAmount = 0;
             }
             uint256 bit = 1 << (id & 0xff);
@@ -154,7 +156,8 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
             bits |= bit;
             wordAmount += _partOf(payee, id, item);
         }
-        _markClaimed(payee, recipient, word, before, bits, wordAmount);
+        claimed[word] = bits;
+        emit Claimed(payee, recipient, word, bits ^ before, wordAmount);
         amount += wordAmount;
         _pay(recipient, amount);
     }
@@ -371,19 +374,6 @@ abstract contract Distributor is IDistributor, EIP712, ReentrancyGuardTransient 
         _activeRoot = epoch.root;
         _activeManifestHash = epoch.manifestHash;
         emit Activated(epoch.number);
-    }
-
-    /// @dev Writes the claimed bits of a word that were gathered, and says so.
-    function _markClaimed(
-        bytes21 payee,
-        address recipient,
-        uint256 word,
-        uint256 before,
-        uint256 bits,
-        uint256 amount
-    ) private {
-        claimedWord[payee][word] = bits;
-        emit Claimed(payee, recipient, word, bits ^ before, amount);
     }
 
     /// @dev The part of one claim. Reverts on an unknown payout or a proof that does not verify.

@@ -6,18 +6,27 @@ first needed, with its folder pointed away from the user's home.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
+from functools import lru_cache
 from typing import Any
 
 from pool_oracle.networks import Network
 from pool_oracle.payout.payee import address_of, payee_of_key
 from pool_oracle.units import Payee
 
+DATA_VARIABLE = "BCL_DATA_DIR"
 
+
+@lru_cache
 def _bitcoinlib_keys() -> Any:
-    folder = os.path.join(tempfile.gettempdir(), f"pool-oracle-bitcoinlib-{os.getuid()}")  # noqa: PTH118 - an env value
-    os.environ.setdefault("BCL_DATA_DIR", folder)
+    """bitcoinlib's keys, with a folder of its own that goes away with this process, unless the user names one."""
+    if DATA_VARIABLE not in os.environ:
+        folder = tempfile.mkdtemp(prefix="pool-oracle-bitcoinlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ[DATA_VARIABLE] = folder
     from bitcoinlib import keys
 
     return keys

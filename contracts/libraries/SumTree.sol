@@ -34,24 +34,26 @@ library SumTree {
         returns (bool valid)
     {
         if (weight == 0 || weight > SUM_MASK || index >> proof.length != 0) return false;
-        // forge-lint: disable-next-line(unsafe-typecast) the line above holds weight <= type(uint64).max
-        bytes32 node = leaf(payee, uint64(weight));
-        // Both words of a parent's preimage fit into the scratch space, so no memory is allocated.
+        // Both words of a parent's preimage, and a leaf's, fit into the scratch space, so no memory is allocated.
         assembly ("memory-safe") {
             let mask := 0xffffffffffffffff
-            let overflow := 0
+            // The leaf's preimage, left-aligned in one word: a zero byte, 21 bytes of payee, 8 of weight. The shifts
+            // move the payee by one byte and clear what may stand behind it.
+            mstore(0x00, or(shl(80, shr(88, payee)), shl(16, weight)))
+            let node := or(and(keccak256(0x00, 30), not(mask)), weight)
+            // Sums only grow on the way up, and are not cut here: one that ever left 64 bits is seen at the end.
+            let sum := weight
             let end := add(proof.offset, shl(5, proof.length))
             for { let at := proof.offset } lt(at, end) { at := add(at, 0x20) } {
                 let sibling := calldataload(at)
-                let sum := add(and(node, mask), and(sibling, mask))
-                overflow := or(overflow, shr(64, sum))
                 let side := shl(5, and(index, 1))
                 mstore(side, node)
                 mstore(xor(side, 0x20), sibling)
-                node := or(and(keccak256(0x00, 0x40), not(mask)), and(sum, mask))
+                sum := add(sum, and(sibling, mask))
+                node := or(and(keccak256(0x00, 0x40), not(mask)), sum)
                 index := shr(1, index)
             }
-            valid := and(iszero(overflow), eq(node, root))
+            valid := and(eq(node, root), iszero(shr(64, sum)))
         }
     }
 }

@@ -1,0 +1,29 @@
+"""The gas table in the documentation is what the contracts cost now."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_gas_table_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "gas.py"), "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_commit_a_batch_and_a_relayed_claim_stay_within_what_was_promised() -> None:
+    figures = json.loads((ROOT / "bench" / "results" / "gas.json").read_text())
+    assert figures["commit"] <= 45_000
+    assert figures["claim_24_payouts"]["16"] < 24 * figures["peers"]["@uniswap/merkle-distributor"]["claim_later"]["16"]
+    assert figures["relay_50_per_payee"]["16"] < figures["claim_later"]["16"]
