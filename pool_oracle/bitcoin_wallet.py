@@ -22,7 +22,7 @@ DATA_VARIABLE = "BCL_DATA_DIR"
 
 @lru_cache
 def _bitcoinlib_keys() -> Any:
-    """bitcoinlib's keys, with a folder of its own that goes away with this process, unless the user names one."""
+    """The keys module of bitcoinlib; its folder goes away with this process, unless the user has named one."""
     if DATA_VARIABLE not in os.environ:
         folder = tempfile.mkdtemp(prefix="pool-oracle-bitcoinlib-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -10,21 +10,29 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
-from pool_oracle.errors import BlockRejected, CorruptLog, JobError, NodeError, ShareRefused
-from pool_oracle.hashes import sha256d
-from pool_oracle.ledger.sharelog import ShareLog, now_micros, replay
+from pool_oracle.errors import BlockRejected, JobError, NodeError, ShareRefused
+from pool_oracle.ledger.sharelog import ShareLog, now_micros
+from pool_oracle.logbook import (
+    EpochClose,
+    FoundBlock,
+    WorkerStats,
+    block_payload,
+    close_payload,
+    job_payload,
+    restore_state,
+)
 from pool_oracle.networks import Network
 from pool_oracle.node.source import NodeSource
 from pool_oracle.payout.commitment import commitment_script
-from pool_oracle.payout.payee import format_payee, parse_payee
-from pool_oracle.payout.window import PplnsWindow, share_unit
+from pool_oracle.payout.payee import format_payee
+from pool_oracle.payout.window import share_unit
 from pool_oracle.units import Payee
-from pool_oracle.work.records import KIND_BLOCK, KIND_CLOSE, KIND_JOB, KIND_WORKER, SegmentHeader, ShareRecord
-from pool_oracle.work.share import CheckedShare, StratumJob, check_header, display, pack_header, rolled_version
+from pool_oracle.work.records import ShareRecord
+from pool_oracle.work.share import CheckedShare, check_header, display, pack_header, rolled_version
 from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.template import Job, Template, assemble_block, make_job
 
@@ -33,8 +41,6 @@ EXTRANONCE2_SIZE = 8
 MAX_NTIME_AHEAD = 7000
 """Seconds that a share's ntime may be ahead of the template's; a node refuses blocks 7,200 ahead of its clock."""
 
-SEEN_TIPS = 16
-"""Tips whose shares are remembered against duplicates: more than any reorganisation has blocks."""
 JOB_SECONDS = 60
 """How old a job's time may get before miners are given a new one."""
 
@@ -50,19 +56,6 @@ class Commitment:
     reward_script: bytes
 
 
-@dataclass(slots=True)
-class FoundBlock:
-    """A block that a miner of ours found. `coinbase` is without witness data; `hash` is in internal order."""
-
-    hash: bytes
-    height: int
-    epoch: int
-    coinbase: bytes
-    worker: int
-    time: int
-    state: str = "found"  # then "accepted" or "rejected: REASON"
-
-
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A miner's answer to a job, parsed but not judged. `version_bits` is None without version rolling."""
@@ -76,101 +69,6 @@ class Submission:
     version_bits: int | None
     version_mask: int
     share_bits: int
-
-
-@dataclass(slots=True)
-class WorkerStats:
-    """What is counted of a worker since the start."""
-
-    payee: Payee
-    name: str
-    accepted: int = 0
-    refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EpochClose:
-    """An epoch's close: its record in the log, and the weights that follow from the log before it.
-
-    Shares are named by sequence number; `t` is the running sum of units after the closing share; `tip` is the node's
-    best block (display order) and `time` the Unix time at the close; `segment` is the one that the close sealed.
-    """
-
-    epoch: int
-    first_share: int
-    closing_share: int
-    t: int
-    tip: str
-    tip_height: int
-    time: int
-    segment: int
-    weights: dict[Payee, int]
-
-
-class SeenHeaders:
-    """The hashes of the headers of accepted shares, by the block they build on.
-
-    Headers on a tip that is gone cannot be accepted, but a reorganisation may bring it back: the last few tips stay.
-    """
-
-    def __init__(self) -> None:
-        self._by_tip: dict[bytes, set[bytes]] = {}
-
-    def of(self, tip: bytes) -> set[bytes]:
-        """The hashes seen on `tip`."""
-        seen = self._by_tip.pop(tip, None)
-        self._by_tip[tip] = seen = set() if seen is None else seen  # the last used tip stands last
-        if len(self._by_tip) > SEEN_TIPS:
-            del self._by_tip[next(iter(self._by_tip))]
-        return seen
-
-
-@dataclass(slots=True)
-class PoolState:
-    """What a replay of the log brings back."""
-
-    window: PplnsWindow
-    workers: dict[tuple[Payee, str], int] = field(default_factory=dict)
-    closes: list[EpochClose] = field(default_factory=list)
-    blocks: list[FoundBlock] = field(default_factory=list)
-    next_job: int = 0
-    seen: SeenHeaders = field(default_factory=SeenHeaders)
-
-
-def restore_state(share_log: ShareLog, window: int, emulated_target: int | None) -> PoolState:
-    """Replay a log into the window and the registers that a pool needs. Raises CorruptLog.
-
-    `seen` are the headers of the shares on the last tips, so that none of them can be handed in again after a restart.
-    """
-    state = PoolState(PplnsWindow(window))
-    jobs: dict[int, StratumJob] = {}
-    payees: dict[int, Payee] = {}
-    segment = 0
-    for path, record in replay(share_log.folder):
-        if isinstance(record, SegmentHeader):
-            segment = record.segment
-        elif isinstance(record, ShareRecord):
-            if record.job not in jobs or record.worker not in payees:
-                raise CorruptLog(f"{path.name}: share {record.sequence} points to a job or worker that is not defined")
-            job = jobs[record.job]
-            network_target = emulated_target or nbits_to_target(job.nbits)
-            unit = share_unit(network_target, nbits_to_target(record.share_bits))
-            state.window.add(record.sequence, payees[record.worker], unit)
-            state.seen.of(job.prev_hash).add(sha256d(record.header(job)))
-        else:
-            payload = record.payload
-            if record.kind == KIND_JOB:
-                jobs[payload["job"]] = StratumJob.from_wire(payload)
-                state.next_job = max(state.next_job, payload["job"] + 1)
-            elif record.kind == KIND_WORKER:
-                payees[payload["worker"]] = parse_payee(payload["payee"])
-                state.workers[payees[payload["worker"]], payload["name"]] = payload["worker"]
-            elif record.kind == KIND_CLOSE:
-                state.closes.append(_close_from_payload(payload, state.window, segment, path.name))
-            elif record.kind == KIND_BLOCK:
-                state.blocks.append(_block_from_payload(payload))
-    share_log.t = state.window.t
-    return state
 
 
 class Pool:
@@ -249,7 +147,7 @@ class Pool:
         )
         self._next_job += 1
         self._jobs[job.wire_id] = job
-        self._log.define_job(job.number, _job_payload(job))
+        self._log.define_job(job.number, job_payload(job, EXTRANONCE1_SIZE + EXTRANONCE2_SIZE))
         self.job = job
         for listener in self.on_job:
             listener(job, clean)
@@ -368,7 +266,7 @@ class Pool:
             segment=self._log.segment,
             weights=self.window.weights,
         )
-        self._log.close_epoch(_close_payload(close))
+        self._log.close_epoch(close_payload(close))
         self.closes.append(close)
         return close
 
@@ -385,7 +283,7 @@ class Pool:
         task = asyncio.create_task(self._submit_block(found, raw), name=f"block-{job.template.height}")
         self._submissions.add(task)
         task.add_done_callback(self._submissions.discard)
-        self._log.append_block(_block_payload(found), found.worker)
+        self._log.append_block(block_payload(found), found.worker)
 
     async def _submit_block(self, found: FoundBlock, raw: bytes) -> None:
         name = display(found.hash)
@@ -406,68 +304,3 @@ class Pool:
         """Wait for blocks that are on their way to the node."""
         while self._submissions:
             await asyncio.gather(*self._submissions)
-
-
-def _job_payload(job: Job) -> dict[str, object]:
-    """The job's record in the log: all that an auditor needs to rebuild a share's header and to check its coinbase."""
-    return {
-        "job": job.number,
-        "height": job.template.height,
-        "epoch": job.epoch,
-        "curtime": job.template.curtime,
-        "mintime": job.template.mintime,
-        "extranonceSize": EXTRANONCE1_SIZE + EXTRANONCE2_SIZE,
-        **job.stratum.to_wire(),
-    }
-
-
-def _close_payload(close: EpochClose) -> dict[str, object]:
-    return {
-        "epoch": close.epoch,
-        "firstShare": close.first_share,
-        "closingShare": close.closing_share,
-        "t": str(close.t),
-        "tip": close.tip,
-        "tipHeight": close.tip_height,
-        "time": close.time,
-    }
-
-
-def _close_from_payload(payload: dict[str, object], window: PplnsWindow, segment: int, name: str) -> EpochClose:
-    """The close of a record, with the weights of the window as replayed so far. Raises CorruptLog if they disagree."""
-    if str(window.t) != payload["t"] or window.first_sequence != payload["firstShare"]:
-        raise CorruptLog(f"{name}: the close of epoch {payload['epoch']} does not fit the shares before it")
-    return EpochClose(
-        epoch=int(str(payload["epoch"])),
-        first_share=int(str(payload["firstShare"])),
-        closing_share=int(str(payload["closingShare"])),
-        t=window.t,
-        tip=str(payload["tip"]),
-        tip_height=int(str(payload["tipHeight"])),
-        time=int(str(payload["time"])),
-        segment=segment,
-        weights=window.weights,
-    )
-
-
-def _block_payload(block: FoundBlock) -> dict[str, object]:
-    return {
-        "block": display(block.hash),
-        "height": block.height,
-        "epoch": block.epoch,
-        "coinbase": block.coinbase.hex(),
-        "worker": block.worker,
-        "time": block.time,
-    }
-
-
-def _block_from_payload(payload: dict[str, object]) -> FoundBlock:
-    return FoundBlock(
-        hash=bytes.fromhex(str(payload["block"]))[::-1],
-        height=int(str(payload["height"])),
-        epoch=int(str(payload["epoch"])),
-        coinbase=bytes.fromhex(str(payload["coinbase"])),
-        worker=int(str(payload["worker"])),
-        time=int(str(payload["time"])),
-        state="restored",
-    )

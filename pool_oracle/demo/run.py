@@ -42,10 +42,10 @@ from pool_oracle.demo.scenario import (
 from pool_oracle.epoch.rewards import Reward
 from pool_oracle.errors import PoolOracleError
 from pool_oracle.ledger.bundle import read_leaves
+from pool_oracle.logbook import FoundBlock
 from pool_oracle.payout.bip137 import check_signer, decode_signature, recover
 from pool_oracle.payout.payee import format_payee, payee_of_account
 from pool_oracle.payout.sumtree import SumProof, divide
-from pool_oracle.pool import FoundBlock
 from pool_oracle.processes import start_child, stop_child
 from pool_oracle.units import WEI_PER_SATOSHI, Payee, Wei
 from pool_oracle.work.transaction import parse_transaction

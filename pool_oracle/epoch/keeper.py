@@ -19,11 +19,12 @@ from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.errors import ChainError, ManifestError
 from pool_oracle.ledger.bundle import bundle_folders, read_leaves, read_manifest, write_bundle
 from pool_oracle.ledger.sharelog import ShareLog, segment_digest, segment_files
+from pool_oracle.logbook import EpochClose
 from pool_oracle.node.source import NodeSource
 from pool_oracle.payout.commitment import epoch_commitment
 from pool_oracle.payout.manifest import PROTOCOL_VERSION, Manifest, Policy, SegmentRef, cid
 from pool_oracle.payout.sumtree import SumTree
-from pool_oracle.pool import Commitment, EpochClose, Pool
+from pool_oracle.pool import Commitment, Pool
 from pool_oracle.units import Payee
 from pool_oracle.work.records import SLOT_SIZE, SegmentHeader, read_records
 from pool_oracle.work.share import display

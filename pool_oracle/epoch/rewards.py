@@ -12,8 +12,9 @@ from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registr
 from pool_oracle.epoch.keeper import EpochKeeper
 from pool_oracle.errors import ChainError, NodeError
 from pool_oracle.hashes import sha256d
+from pool_oracle.logbook import FoundBlock
 from pool_oracle.node.source import NodeSource
-from pool_oracle.pool import FoundBlock, Pool
+from pool_oracle.pool import Pool
 from pool_oracle.work.block import parse_block
 from pool_oracle.work.merkle import coinbase_partial_tree
 from pool_oracle.work.share import display

@@ -16,12 +16,13 @@ from pool_oracle.audit.bundles import AuditReport, BundleAudit
 from pool_oracle.hashes import sha256
 from pool_oracle.ledger.bundle import bundle_folder, read_leaves, read_manifest
 from pool_oracle.ledger.sharelog import segment_digest, segment_files
+from pool_oracle.logbook import EpochClose
 from pool_oracle.payout.commitment import epoch_commitment
 from pool_oracle.payout.manifest import PROTOCOL_VERSION, Manifest, Policy, SegmentRef, canonical_json
 from pool_oracle.payout.payee import format_payee, payee_of_account
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.payout.window import S
-from pool_oracle.pool import Commitment, EpochClose
+from pool_oracle.pool import Commitment
 from pool_oracle.work.records import (
     KIND_JOB,
     KIND_WORKER,

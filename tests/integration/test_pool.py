@@ -13,9 +13,10 @@ import pytest
 
 from pool_oracle.errors import CorruptLog, LedgerError, ShareRefused
 from pool_oracle.ledger.sharelog import ShareLog, replay
+from pool_oracle.logbook import restore_state
 from pool_oracle.payout.payee import payee_of_account
 from pool_oracle.payout.window import S
-from pool_oracle.pool import Commitment, restore_state
+from pool_oracle.pool import Commitment
 from pool_oracle.work.records import KIND_BLOCK, LongRecord, ShareRecord
 from pool_oracle.work.targets import nbits_to_target
 

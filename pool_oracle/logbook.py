@@ -1,0 +1,198 @@
+"""What the pool writes into its log besides shares, and what it reads back from it after a restart.
+
+Found blocks, closes, jobs and workers as values and as JSON payloads of records, and the replay that makes a pool's
+state of them. Formats: docs/protocol.md, "Payloads".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pool_oracle.errors import CorruptLog
+from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.sharelog import ShareLog, replay
+from pool_oracle.payout.payee import parse_payee
+from pool_oracle.payout.window import PplnsWindow, share_unit
+from pool_oracle.units import Payee
+from pool_oracle.work.records import KIND_BLOCK, KIND_CLOSE, KIND_JOB, KIND_WORKER, SegmentHeader, ShareRecord
+from pool_oracle.work.share import StratumJob, display
+from pool_oracle.work.targets import nbits_to_target
+from pool_oracle.work.template import Job
+
+SEEN_TIPS = 16
+"""Tips whose shares are remembered against duplicates: more than any reorganisation has blocks."""
+
+
+@dataclass(slots=True)
+class FoundBlock:
+    """A block that a miner of ours found. `coinbase` is without witness data; `hash` is in internal order."""
+
+    hash: bytes
+    height: int
+    epoch: int
+    coinbase: bytes
+    worker: int
+    time: int
+    state: str = "found"  # then "accepted" or "rejected: REASON"
+
+
+@dataclass(slots=True)
+class WorkerStats:
+    """What is counted of a worker since the start."""
+
+    payee: Payee
+    name: str
+    accepted: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochClose:
+    """An epoch's close: its record in the log, and the weights that follow from the log before it.
+
+    Shares are named by sequence number; `t` is the running sum of units after the closing share; `tip` is the node's
+    best block (display order) and `time` the Unix time at the close; `segment` is the one that the close sealed.
+    """
+
+    epoch: int
+    first_share: int
+    closing_share: int
+    t: int
+    tip: str
+    tip_height: int
+    time: int
+    segment: int
+    weights: dict[Payee, int]
+
+
+class SeenHeaders:
+    """The hashes of the headers of accepted shares, by the block they build on.
+
+    Headers on a tip that is gone cannot be accepted, but a reorganisation may bring it back: the last few tips stay.
+    """
+
+    def __init__(self) -> None:
+        self._by_tip: dict[bytes, set[bytes]] = {}
+
+    def of(self, tip: bytes) -> set[bytes]:
+        """The hashes seen on `tip`."""
+        seen = self._by_tip.pop(tip, None)
+        self._by_tip[tip] = seen = set() if seen is None else seen  # the last used tip stands last
+        if len(self._by_tip) > SEEN_TIPS:
+            del self._by_tip[next(iter(self._by_tip))]
+        return seen
+
+
+@dataclass(slots=True)
+class PoolState:
+    """What a replay of the log brings back."""
+
+    window: PplnsWindow
+    workers: dict[tuple[Payee, str], int] = field(default_factory=dict)
+    closes: list[EpochClose] = field(default_factory=list)
+    blocks: list[FoundBlock] = field(default_factory=list)
+    next_job: int = 0
+    seen: SeenHeaders = field(default_factory=SeenHeaders)
+
+
+def restore_state(share_log: ShareLog, window: int, emulated_target: int | None) -> PoolState:
+    """Replay a log into the window and the registers that a pool needs. Raises CorruptLog.
+
+    `seen` are the headers of the shares on the last tips, so that none of them can be handed in again after a restart.
+    """
+    state = PoolState(PplnsWindow(window))
+    jobs: dict[int, StratumJob] = {}
+    payees: dict[int, Payee] = {}
+    segment = 0
+    for path, record in replay(share_log.folder):
+        if isinstance(record, SegmentHeader):
+            segment = record.segment
+        elif isinstance(record, ShareRecord):
+            if record.job not in jobs or record.worker not in payees:
+                raise CorruptLog(f"{path.name}: share {record.sequence} points to a job or worker that is not defined")
+            job = jobs[record.job]
+            network_target = emulated_target or nbits_to_target(job.nbits)
+            unit = share_unit(network_target, nbits_to_target(record.share_bits))
+            state.window.add(record.sequence, payees[record.worker], unit)
+            state.seen.of(job.prev_hash).add(sha256d(record.header(job)))
+        else:
+            payload = record.payload
+            if record.kind == KIND_JOB:
+                jobs[payload["job"]] = StratumJob.from_wire(payload)
+                state.next_job = max(state.next_job, payload["job"] + 1)
+            elif record.kind == KIND_WORKER:
+                payees[payload["worker"]] = parse_payee(payload["payee"])
+                state.workers[payees[payload["worker"]], payload["name"]] = payload["worker"]
+            elif record.kind == KIND_CLOSE:
+                state.closes.append(_close_from_payload(payload, state.window, segment, path.name))
+            elif record.kind == KIND_BLOCK:
+                state.blocks.append(_block_from_payload(payload))
+    share_log.t = state.window.t
+    return state
+
+
+def job_payload(job: Job, extranonce_size: int) -> dict[str, object]:
+    """The job's record in the log: all that an auditor needs to rebuild a share's header and to check its coinbase."""
+    return {
+        "job": job.number,
+        "height": job.template.height,
+        "epoch": job.epoch,
+        "curtime": job.template.curtime,
+        "mintime": job.template.mintime,
+        "extranonceSize": extranonce_size,
+        **job.stratum.to_wire(),
+    }
+
+
+def close_payload(close: EpochClose) -> dict[str, object]:
+    """The close's record in the log."""
+    return {
+        "epoch": close.epoch,
+        "firstShare": close.first_share,
+        "closingShare": close.closing_share,
+        "t": str(close.t),
+        "tip": close.tip,
+        "tipHeight": close.tip_height,
+        "time": close.time,
+    }
+
+
+def _close_from_payload(payload: dict[str, object], window: PplnsWindow, segment: int, name: str) -> EpochClose:
+    """The close of a record, with the weights of the window as replayed so far. Raises CorruptLog if they disagree."""
+    if str(window.t) != payload["t"] or window.first_sequence != payload["firstShare"]:
+        raise CorruptLog(f"{name}: the close of epoch {payload['epoch']} does not fit the shares before it")
+    return EpochClose(
+        epoch=int(str(payload["epoch"])),
+        first_share=int(str(payload["firstShare"])),
+        closing_share=int(str(payload["closingShare"])),
+        t=window.t,
+        tip=str(payload["tip"]),
+        tip_height=int(str(payload["tipHeight"])),
+        time=int(str(payload["time"])),
+        segment=segment,
+        weights=window.weights,
+    )
+
+
+def block_payload(block: FoundBlock) -> dict[str, object]:
+    """The found block's record in the log."""
+    return {
+        "block": display(block.hash),
+        "height": block.height,
+        "epoch": block.epoch,
+        "coinbase": block.coinbase.hex(),
+        "worker": block.worker,
+        "time": block.time,
+    }
+
+
+def _block_from_payload(payload: dict[str, object]) -> FoundBlock:
+    return FoundBlock(
+        hash=bytes.fromhex(str(payload["block"]))[::-1],
+        height=int(str(payload["height"])),
+        epoch=int(str(payload["epoch"])),
+        coinbase=bytes.fromhex(str(payload["coinbase"])),
+        worker=int(str(payload["worker"])),
+        time=int(str(payload["time"])),
+        state="restored",
+    )
