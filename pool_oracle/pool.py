@@ -84,7 +84,7 @@ class Pool:
         tag: bytes,
         emulated_target: int | None = None,
     ) -> None:
-        """Replay the log and be ready; `start` fetches the first template. Raises CorruptLog."""
+        """Replay the log and be ready; the first `set_commitment` makes the first job. Raises CorruptLog."""
         self.network = network
         self._node = node
         self._log = share_log
@@ -106,6 +106,7 @@ class Pool:
         self._template: Template | None = None
         self._commitment: Commitment | None = None
         self._submissions: set[asyncio.Task[None]] = set()
+        self._refreshing = asyncio.Lock()
         self.job: Job | None = None
         self.on_job: list[Callable[[Job, bool], None]] = []
 
@@ -118,7 +119,10 @@ class Pool:
 
     async def refresh(self) -> None:
         """Fetch a template and make a job of it; a clean one where the tip has changed."""
-        template = await self._node.template()
+        async with self._refreshing:  # so that an older template never replaces a newer one
+            self._take_template(await self._node.template())
+
+    def _take_template(self, template: Template) -> None:
         clean = self._template is None or template.prev_hash != self._template.prev_hash
         if clean:
             for job in self._jobs.values():
