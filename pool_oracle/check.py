@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool_oracle.chain.client import Chain, Sender, account_from_key_file
+from pool_oracle.chain.client import Chain, Sender, account_from_key_file, host_of
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.config import Config
@@ -89,7 +89,7 @@ def _check_chain(config: Config) -> str:
     balance = chain.balance(sender.address)
     if balance == 0:
         raise ConfigError(f"the operator {sender.address} has no money for gas on chain {chain_id}")
-    return f"chain {chain_id} at {config.chain.rpc}; operator holds {format_wei(Wei(balance))}"
+    return f"chain {chain_id} at {host_of(chain.url)}; operator holds {format_wei(Wei(balance))}"
 
 
 def _check_contracts(config: Config) -> str:

@@ -1,7 +1,7 @@
 """Compile the contracts with py-solc-x, write their artifacts, and export the ABI files of the package.
 
 `build/artifacts/NAME.json` holds abi, bytecode, deployedBytecode and the hash of the compiler's input;
-`build/solc-input.json` is that input, complete, as block explorers take it for verification;
+`build/solc-input.json` is that input without the mocks, as block explorers take it for verification;
 `pool_oracle/chain/abi/NAME.json` is what the package ships. `--check` writes nothing and fails where the shipped ABI
 differs from the source.
 """
@@ -50,6 +50,15 @@ def compiler_input() -> dict[str, Any]:
     }
 
 
+def published_input(source: dict[str, Any]) -> dict[str, Any]:
+    """The part of the input that explorers need: without mocks, so that a change of theirs does not change its hash.
+
+    The deployed contracts come out the same, since each contract's metadata names only the sources that it uses.
+    """
+    sources = {name: text for name, text in source["sources"].items() if not name.startswith("contracts/mocks/")}
+    return source | {"sources": sources}
+
+
 def _imports(text: str, name: str) -> list[str]:
     """Paths that a source imports, relative ones resolved against its own."""
     found = []
@@ -92,7 +101,7 @@ def main() -> None:
     check = parser.parse_args().check
 
     source, contracts = compile_contracts()
-    input_text = json.dumps(source, sort_keys=True)
+    input_text = json.dumps(published_input(source), sort_keys=True)
     input_hash = hashlib.sha256(input_text.encode()).hexdigest()
     abi_folder = ROOT / "pool_oracle" / "chain" / "abi"
     texts = {abi_folder / f"{n}.json": json.dumps(contracts[n]["abi"], indent=1) + "\n" for n in EXPORTED}

@@ -10,9 +10,10 @@ from pool_oracle.payout.sumtree import sum_of
 def audit_chain(audit: BundleAudit, distributor: DistributorClient) -> None:
     """Compare commits and payouts of `distributor` with the audited epochs; adds findings to the audit's report."""
     report = audit.report
+    where = f"distributor {distributor.address}"
     for manifest, _ in audit.manifests[-1:]:
-        audit.expect("chain id", manifest.chain_id, distributor.chain.chain_id, distributor.chain.url)
-        audit.expect("distributor", manifest.distributor, distributor.address.lower(), distributor.chain.url)
+        audit.expect("chain id", manifest.chain_id, distributor.chain.chain_id, where)
+        audit.expect("distributor", manifest.distributor, distributor.address.lower(), where)
     published = {m.epoch: (bytes.fromhex(m.root[2:]), digest) for m, digest in audit.manifests}
     committed = distributor.committed_epochs()
     for i, epoch in enumerate(committed):

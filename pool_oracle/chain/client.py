@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from eth_abi.abi import decode as abi_decode
 from eth_account import Account
@@ -65,6 +66,12 @@ def name_revert(error: ContractLogicError) -> str:
     return str(error.message or error)
 
 
+def host_of(url: str) -> str:
+    """Scheme, host and port of a node's URL: its path or user part may hold a provider's key, which nobody may see."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+
+
 class _Provider(HTTPProvider):
     """Speaks to the node; what goes wrong on the way there or back is a ChainError, whoever asked."""
 
@@ -72,7 +79,8 @@ class _Provider(HTTPProvider):
         try:
             return super().make_request(method, params)
         except (RequestException, ValueError) as error:
-            raise ChainError(f"the chain node at {self.endpoint_uri} does not answer: {_reason(error)}") from None
+            node = host_of(str(self.endpoint_uri))
+            raise ChainError(f"the chain node at {node} does not answer: {_reason(error)}") from None
 
 
 class Chain:
@@ -96,7 +104,11 @@ class Chain:
         checked = Web3.to_checksum_address(address)
         if not self.web3.eth.get_code(checked):
             raise ChainError(f"there is no contract {name} at {checked} on chain {self.chain_id}")
-        return self.web3.eth.contract(address=checked, abi=load_abi(name))
+        return self.precompiled(name, address)
+
+    def precompiled(self, name: str, address: str) -> Contract:
+        """What a chain's own node answers for at `address`: it need not have code."""
+        return self.web3.eth.contract(address=Web3.to_checksum_address(address), abi=load_abi(name))
 
     def balance(self, address: str) -> int:
         """The balance of an account in wei."""

@@ -39,7 +39,7 @@ class FlyoverRouteClient:
         self.address = str(self.contract.address)
         self.nested = nested
         bridge = self.contract.functions.bridge().call()
-        self._bridge = chain.contract("IBridge", bridge)
+        self._bridge = chain.precompiled("IBridge", bridge)
 
     def distributor(self) -> str:
         """The distributor that rewards are brought to."""

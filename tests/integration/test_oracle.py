@@ -211,6 +211,10 @@ def test_a_chain_that_does_not_answer_a_missing_key_and_a_missing_contract_are_n
 
     with pytest.raises(ChainError, match="does not answer"):
         asyncio.run(start(rpc="http://127.0.0.1:1"))
+    with pytest.raises(ChainError) as unreachable:
+        asyncio.run(start(rpc="http://user:secret@127.0.0.1:1/v3/secret"))
+    assert "http://127.0.0.1:1 does not answer" in str(unreachable.value)
+    assert "secret" not in str(unreachable.value)
     with pytest.raises(SetupError, match="cannot be read"):
         asyncio.run(start(operator_key_file=str(tmp_path / "nothing")))
     with pytest.raises(ChainError, match="no contract NativeDistributor"):
