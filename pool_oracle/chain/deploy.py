@@ -1,4 +1,4 @@
-"""Deployment to a local chain, for the demo and for tests. Live networks are deployed to by brownie."""
+"""Deployment to a local chain, for the demo and for tests. Live networks are deployed to by scripts/deploy.py."""
 
 from __future__ import annotations
 
