@@ -66,6 +66,14 @@ style: setup ## ruff, mypy, import-linter, solhint, ABI drift
 gas: setup ## Measure gas, ours and peers', and write docs/gas.md
 	@$(BIN)/python bench/gas.py
 
+.PHONY: invariants
+invariants: setup ## The attack campaign on the contracts, 50 times deeper than in the tests (an hour or more)
+	@FOUNDRY_PROFILE=deep node_modules/.bin/forge test
+
+.PHONY: coverage
+coverage: setup ## Line and branch coverage of the contracts
+	@FOUNDRY_PROFILE=coverage node_modules/.bin/forge coverage
+
 .PHONY: format
 format: $(VENV)/.ready ## Format the Python sources
 	@$(BIN)/ruff format .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -76,3 +78,19 @@ def test_assembly_and_plain_version_agree_on_right_and_wrong_proofs(harness, tre
         )
     )
     assert harness.verify(*wrong).call() == harness.verifyPlain(*wrong).call() == (wrong == right)
+
+
+@pytest.mark.parametrize("leaves", [2, 3, 1000, 4095, 4096])
+def test_proofs_of_pythons_tree_verify_in_solidity_up_to_4096_leaves(harness, leaves):
+    rng = random.Random(leaves)
+    weights = {bytes([rng.randrange(3)]) + rng.randbytes(20): rng.randrange(1, 2**50) for _ in range(leaves)}
+    tree = SumTree(weights.items())
+    assert (len(tree), tree.total) == (leaves, sum(weights.values()))
+    payees = [payee for payee, _ in tree.leaves]
+    for payee in {payees[0], payees[-1], *rng.sample(payees, min(10, leaves))}:
+        proof = tree.proof(payee)
+        arguments = [tree.root, payee, proof.weight, proof.index, list(proof.siblings)]
+        assert harness.verify(*arguments).call() is True
+        assert harness.verifyPlain(*arguments).call() is True
+        arguments[2] += 1
+        assert harness.verify(*arguments).call() is False
