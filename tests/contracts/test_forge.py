@@ -9,11 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SEED = "0x706f6f6c5f6f7261636c65"  # a test of every day finds the same every day; `make invariants` looks elsewhere
+
 
 @pytest.mark.timeout(900)
 def test_forge_finds_nothing() -> None:
     done = subprocess.run(
-        [str(ROOT / "node_modules" / ".bin" / "forge"), "test"],
+        [str(ROOT / "node_modules" / ".bin" / "forge"), "test", "--fuzz-seed", SEED],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -410,7 +410,8 @@ contract DistributorTest is DistributorFixture {
         weights = [1];
         pool = make(settings());
         payout(1000);
-        gas = bound(gas, 30_000, 300_000);
+        recipient.behave(Troublemaker.Mood.Picky, "");
+        gas = bound(gas, 50_000, 200_000);
         IDistributor.Claim[] memory claims = claimOf(tree().tickets[0], 0);
         try pool.claim{gas: gas}(payees[0], claims) {
             vm.assertEq(address(recipient).balance, 1000, "paid");
@@ -577,7 +578,8 @@ contract DistributorTest is DistributorFixture {
     /* THE OPERATOR */
 
     function testFuzz_theOperatorHandsOverInTwoSteps(address next, address caller) external {
-        vm.assume(caller != operator && caller != next && caller != address(0) && next != address(0));
+        vm.assume(caller != operator && caller != next && caller != address(0));
+        vm.assume(next != operator && next != address(0));
         vm.prank(caller);
         vm.expectRevert(abi.encodeWithSelector(IDistributor.NotOperator.selector, caller));
         pool.proposeOperator(caller);
@@ -592,7 +594,7 @@ contract DistributorTest is DistributorFixture {
         vm.assertEq(pool.operator(), next, "now");
         vm.assertEq(pool.proposedOperator(), address(0), "done");
         vm.prank(operator);
-        if (operator != next) vm.expectRevert(abi.encodeWithSelector(IDistributor.NotOperator.selector, operator));
+        vm.expectRevert(abi.encodeWithSelector(IDistributor.NotOperator.selector, operator));
         pool.lowerFee(0);
     }
 
@@ -605,8 +607,9 @@ contract DistributorTest is DistributorFixture {
         vm.assertEq(pool.totalAccounted(), 0, "accounted");
     }
 
-    /// @dev There is no other way in: unknown calls are refused, with or without money.
-    function testFuzz_aCallThatDoesNotExistIsRefused(bytes4 selector, bytes calldata rest, uint64 value) external {
+    /// @dev There is no other way in: unknown calls are refused, with or without money. With less than one word behind
+    ///      the selector, no call that takes arguments is a known one.
+    function testFuzz_aCallThatDoesNotExistIsRefused(bytes4 selector, bytes16 rest, uint64 value) external {
         (bool isView,) = address(pool).staticcall(abi.encodePacked(selector, rest));
         vm.assume(!isView && selector != pool.sync.selector && selector != pool.withdrawFee.selector);
         vm.deal(address(this), value);

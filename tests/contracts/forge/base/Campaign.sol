@@ -389,7 +389,7 @@ abstract contract Campaign is Signing {
             abi.encodeCall(distributor.claim, (payees[2], new IDistributor.Claim[](0))),
             abi.encodeCall(distributor.claimMany, (0, new IDistributor.PayeeClaim[](0)))
         ];
-        Troublemaker.Mood mood = Troublemaker.Mood(draw(seed, "mood") % 7);
+        Troublemaker.Mood mood = Troublemaker.Mood(draw(seed, "mood") % 8);
         troublemakers[seed % 2].behave(mood, calls[draw(seed, "call") % calls.length]);
         changeAsset(seed);
     }

@@ -6,7 +6,8 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 /// @title Troublemaker
 /// @notice A recipient that behaves as it is told each time money comes: by a plain send, or by a token's hook.
 contract Troublemaker {
-    /// @dev Greedy takes money only with more gas than a claim of either asset gives.
+    /// @dev Greedy takes money only with more gas than a claim of either asset gives; Picky with what both give, and it
+    ///      refuses at once, so that the caller has enough left to go on.
     enum Mood {
         Accept,
         Refuse,
@@ -14,7 +15,8 @@ contract Troublemaker {
         Shout,
         SendBack,
         CallBack,
-        Greedy
+        Greedy,
+        Picky
     }
 
     address private immutable distributor;
@@ -42,6 +44,7 @@ contract Troublemaker {
         if (isBusy) return;
         if (mood == Mood.Refuse) revert Refused();
         if (mood == Mood.Greedy && gasleft() < 150_000) revert Refused();
+        if (mood == Mood.Picky && gasleft() < 45_000) revert Refused();
         if (mood == Mood.Burn) {
             while (true) {}
         }
