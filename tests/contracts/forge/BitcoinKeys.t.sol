@@ -72,7 +72,8 @@ contract BitcoinKeysTest is Signing {
         // The curve has points with y^2 = 8 at x = 1.
         uint256 y = 0x4218F20AE6C646B363DB68605822FB14264CA8D2587FDD6FBC750D587E76A7EE;
         vm.assertTrue(_isOnCurve(1, y), "a point");
-        BitcoinKeys.Signature memory signature = BitcoinKeys.Signature(39, bytes32(uint256(1)), bytes32(uint256(1)), 1, y);
+        bytes32 one = bytes32(uint256(1));
+        BitcoinKeys.Signature memory signature = BitcoinKeys.Signature(39, one, one, 1, y);
         vm.expectRevert(BitcoinKeys.WrongSigner.selector);
         harness.checkKey(bytes21(uint168(1)), "", signature);
         signature.x = FIELD_PRIME + 1;

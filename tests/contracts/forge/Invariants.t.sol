@@ -71,7 +71,7 @@ abstract contract Invariants is TestBase {
             campaign.checkPromises();
         }
         campaign.settle();
-        string[18] memory all = [
+        string[19] memory all = [
             "arrival",
             "attribution",
             "fund",
@@ -82,6 +82,7 @@ abstract contract Invariants is TestBase {
             "claim refused",
             "batch of several",
             "owed",
+            "sent back",
             "owed sent",
             "owed withdrawn",
             "fee sent",

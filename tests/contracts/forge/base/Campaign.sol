@@ -33,6 +33,13 @@ abstract contract Campaign is Signing {
         uint256 activeFrom;
     }
 
+    /// @dev What people hold, what is owed to them, and what waits at the distributor for attribution.
+    struct Funds {
+        uint256 held;
+        uint256 owed;
+        uint256 waiting;
+    }
+
     uint256 internal constant MOST_TREES = 12;
 
     Distributor public distributor;
@@ -208,11 +215,13 @@ abstract contract Campaign is Signing {
         address creditor = people[seed % people.length];
         address to = _home(draw(seed, "home"));
         uint256 due = distributor.owed(creditor);
+        uint256 held = _held();
         uint256 before = _everything();
         vm.prank(creditor);
         try distributor.withdrawOwed(to) returns (uint256 amount) {
             vm.assertTrue(to != address(0) && to != address(distributor) && due > 0, "withdrawOwed to nowhere");
             _owedWasSent(creditor, due, amount, before);
+            if (!_mayComeBack(to)) vm.assertEq(_held() - held, due, "withdrawn and not sent");
             ++happened["owed withdrawn"];
         } catch {
             vm.assertTrue(
@@ -248,10 +257,12 @@ abstract contract Campaign is Signing {
     function relayerSendsOwed(uint256 seed) external {
         address creditor = people[seed % people.length];
         uint256 due = distributor.owed(creditor);
+        uint256 held = _held();
         uint256 before = _everything();
         vm.prank(relayer);
         try distributor.sendOwed(creditor) returns (uint256 amount) {
             _owedWasSent(creditor, due, amount, before);
+            if (!_mayComeBack(creditor)) vm.assertEq(_held() - held, due, "taken for sent");
             ++happened["owed sent"];
         } catch {
             vm.assertTrue(due == 0 || _mayRefuse(creditor), "sendOwed");
@@ -259,11 +270,11 @@ abstract contract Campaign is Signing {
     }
 
     function relayerSendsFee(uint256) external {
-        uint256 before = _everything();
+        uint256 before = _held();
         vm.prank(relayer);
         try distributor.withdrawFee() returns (uint256 amount) {
             vm.assertEq(amount, feeDue, "the fee");
-            vm.assertEq(_everything() - before, amount, "the fee's way");
+            vm.assertEq(_held() - before, amount, "the fee's way");
             accounted -= amount;
             feeDue = 0;
             ++happened["fee sent"];
@@ -335,10 +346,15 @@ abstract contract Campaign is Signing {
     function operatorTriesEverythingElse(uint256 seed) external payoutsStay(seed) {
         (uint256 credited, bool done) = fund(roots[seed % roots.length], 1 + seed % 1000);
         if (done) _book(roots[seed % roots.length], distributor.NO_EPOCH(), credited);
+        uint256 due = distributor.owed(operator); // a miner may have named the operator as its recipient
+        uint256 before = _everything();
         vm.prank(operator);
-        try distributor.withdrawOwed(operator) {
-            vm.assertTrue(false, "nothing was owed to the operator");
-        } catch {}
+        try distributor.withdrawOwed(operator) returns (uint256 amount) {
+            vm.assertTrue(due > 0, "nothing was owed to the operator");
+            _owedWasSent(operator, due, amount, before);
+        } catch {
+            vm.assertTrue(due == 0 || _mayRefuse(operator), "withdrawOwed of the operator");
+        }
         _checkBooks();
     }
 
@@ -389,7 +405,8 @@ abstract contract Campaign is Signing {
             abi.encodeCall(distributor.claim, (payees[2], new IDistributor.Claim[](0))),
             abi.encodeCall(distributor.claimMany, (0, new IDistributor.PayeeClaim[](0)))
         ];
-        Troublemaker.Mood mood = Troublemaker.Mood(draw(seed, "mood") % 8);
+        uint256 choice = draw(seed, "mood") % 12;
+        Troublemaker.Mood mood = choice < 8 ? Troublemaker.Mood(choice) : Troublemaker.Mood.CallBack;
         troublemakers[seed % 2].behave(mood, calls[draw(seed, "call") % calls.length]);
         changeAsset(seed);
     }
@@ -475,8 +492,7 @@ abstract contract Campaign is Signing {
 
     function _claim(bytes21 payee, IDistributor.Claim[] memory claims, uint256 seed) private {
         (bool isGood, uint256 expected) = _judge(payee, claims);
-        uint256 before = _everything();
-        uint256 owedBefore = _owed();
+        Funds memory before = _funds();
         address recipient = distributor.recipientOf(payee);
         vm.prank(seed % 2 == 0 ? relayer : thief);
         try distributor.claim(payee, claims) returns (uint256 amount) {
@@ -485,7 +501,7 @@ abstract contract Campaign is Signing {
             for (uint256 i = 0; i < claims.length; ++i) {
                 _paid(payee, claims[i].payoutId, _part(claims[i].payoutId, claims[i].weight));
             }
-            _checkPayment(expected, before, owedBefore, !_mayRefuse(recipient));
+            _checkPayment(expected, before, _mayRefuse(recipient), _mayComeBack(recipient));
             ++happened["claim"];
             if (claims.length > 1) ++happened["claim of several"];
         } catch {
@@ -516,7 +532,8 @@ abstract contract Campaign is Signing {
     function _claimMany(uint256 id, IDistributor.PayeeClaim[] memory claims, address caller) private {
         uint256 expected = 0;
         uint256 count = 0;
-        bool isCertain = true;
+        bool mayRefuse = false;
+        bool mayComeBack = false;
         for (uint256 i = 0; i < claims.length; ++i) {
             IDistributor.PayeeClaim memory item = claims[i];
             if (isPaid[item.payee][id]) continue;
@@ -525,17 +542,17 @@ abstract contract Campaign is Signing {
             if (!harness.verifyPlain(books[id].root, item.payee, item.weight, item.index, item.proof)) continue;
             uint256 part = _part(id, item.weight);
             _paid(item.payee, id, part);
-            isCertain = isCertain && !_mayRefuse(recipient);
+            mayRefuse = mayRefuse || _mayRefuse(recipient);
+            mayComeBack = mayComeBack || _mayComeBack(recipient);
             expected += part;
             ++count;
         }
-        uint256 before = _everything();
-        uint256 owedBefore = _owed();
+        Funds memory before = _funds();
         vm.prank(caller);
         (uint256 paid, uint256 amount) = distributor.claimMany(id, claims);
         vm.assertEq(paid, count, "how many a batch paid");
         vm.assertEq(amount, expected, "how much a batch paid");
-        _checkPayment(expected, before, owedBefore, isCertain);
+        _checkPayment(expected, before, mayRefuse, mayComeBack);
         if (count > 1) ++happened["batch of several"];
     }
 
@@ -547,12 +564,17 @@ abstract contract Campaign is Signing {
         vm.assertLe(books[id].paid, books[id].amount, "a payout paid more than its amount");
     }
 
-    /// @dev What was paid reached somebody, came back, or is owed; all of it.
-    function _checkPayment(uint256 expected, uint256 before, uint256 owedBefore, bool mustArrive) private {
-        vm.assertEq(_everything() - before, expected, "what was paid did not arrive");
-        uint256 newlyOwed = _owed() - owedBefore;
-        if (mustArrive) vm.assertEq(newlyOwed, 0, "owed to somebody who takes money");
+    /// @dev What was paid reached somebody; or it is owed to one who may refuse, or waits again because it came back.
+    function _checkPayment(uint256 expected, Funds memory before, bool mayRefuse, bool mayComeBack) private {
+        Funds memory now_ = _funds();
+        uint256 arrived = now_.held - before.held;
+        uint256 newlyOwed = now_.owed - before.owed;
+        uint256 cameBack = now_.waiting - before.waiting;
+        vm.assertEq(arrived + newlyOwed + cameBack, expected, "what was paid did not arrive");
+        if (!mayRefuse) vm.assertEq(newlyOwed, 0, "owed to somebody who takes money");
+        if (!mayComeBack) vm.assertEq(cameBack, 0, "taken for paid and not sent");
         if (newlyOwed > 0) ++happened["owed"];
+        if (cameBack > 0) ++happened["sent back"];
         accounted = accounted - expected + newlyOwed;
     }
 
@@ -617,9 +639,14 @@ abstract contract Campaign is Signing {
 
     /* LOOKING */
 
-    /// @dev Held by anybody, unattributed, or owed: what a payment adds to. (Open parts and the fee are left out.)
+    /// @dev What a payment adds to; open parts of payouts and the fee are left out.
     function _everything() private view returns (uint256) {
-        return _held() + _owed() + assetOf(address(distributor)) - distributor.totalAccounted();
+        Funds memory funds = _funds();
+        return funds.held + funds.owed + funds.waiting;
+    }
+
+    function _funds() private view returns (Funds memory) {
+        return Funds(_held(), _owed(), assetOf(address(distributor)) - distributor.totalAccounted());
     }
 
     function _held() private view returns (uint256 sum) {
@@ -660,6 +687,15 @@ abstract contract Campaign is Signing {
             if (account == address(troublemakers[i])) return true;
         }
         return false;
+    }
+
+    /// @dev Whether money for it may be at the distributor again when the call ends.
+    function _mayComeBack(address account) private view returns (bool) {
+        for (uint256 i = 0; i < troublemakers.length; ++i) {
+            if (account != address(troublemakers[i])) continue;
+            return troublemakers[i].mood() == Troublemaker.Mood.SendBack;
+        }
+        return account == address(distributor);
     }
 
     /* CHOOSING */

@@ -65,7 +65,11 @@ abstract contract DistributorFixture is Signing {
         return pool.payoutCount() - 1;
     }
 
-    function claimOf(Trees.Ticket memory ticket, uint256 id) internal pure returns (IDistributor.Claim[] memory claims) {
+    function claimOf(Trees.Ticket memory ticket, uint256 id)
+        internal
+        pure
+        returns (IDistributor.Claim[] memory claims)
+    {
         claims = new IDistributor.Claim[](1);
         claims[0] = IDistributor.Claim(id, ticket.index, ticket.weight, ticket.proof);
     }

@@ -43,7 +43,8 @@ abstract contract Signing is TestBase {
     /// @dev The payee of a key in a form.
     function bitcoinPayee(Vm.Wallet memory key, Form form) internal pure returns (bytes21) {
         if (form == Form.Uncompressed) {
-            return bytes21(abi.encodePacked(hex"01", _hash160(abi.encodePacked(hex"04", key.publicKeyX, key.publicKeyY))));
+            bytes memory uncompressed = abi.encodePacked(hex"04", key.publicKeyX, key.publicKeyY);
+            return bytes21(abi.encodePacked(hex"01", _hash160(uncompressed)));
         }
         bytes1 parity = key.publicKeyY % 2 == 0 ? bytes1(0x02) : bytes1(0x03);
         bytes20 keyHash = _hash160(abi.encodePacked(parity, key.publicKeyX));

@@ -9,7 +9,8 @@ import {Campaign} from "./Campaign.sol";
 import {Troublemaker} from "./Troublemaker.sol";
 
 /// @title TokenCampaign
-/// @notice The campaign on a distributor of a token that changes its manners, blocks recipients and calls those it pays.
+/// @notice The campaign on a distributor of a token that changes its manners, blocks recipients and
+///         calls those it pays.
 contract TokenCampaign is Campaign {
     TestToken private immutable token = new TestToken();
     TestToken.Manner private manner;

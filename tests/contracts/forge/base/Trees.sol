@@ -65,8 +65,8 @@ library Trees {
         _walk(tree);
     }
 
-    /// @notice Any tree at all, from a seed: lying sums, sums that wrap around, leaves at several depths, shared and
-    ///         doubled nodes, repeated payees, leaves of weight 0, leaves whose word carries another sum, invented words.
+    /// @notice Any tree at all, from a seed: lying sums, sums that wrap around, leaves at several depths, shared
+    ///         and doubled nodes, repeated payees, leaves of weight 0 or whose word has another sum, invented words.
     function malicious(bytes21[] memory payees, uint256 seed) internal pure returns (Tree memory tree) {
         _reserve(tree, 32);
         uint256 leaves = 1 + _next(seed, 1) % 6;
