@@ -66,6 +66,7 @@ class PoolApp:
             self.log,
             window=config.policy.window,
             tag=COINBASE_TAG,
+            blocks_folder=config.data / "blocks",
             emulated_target=config.emulated_target,
         )
         identity = Identity(
@@ -84,7 +85,8 @@ class PoolApp:
         self.rewards = RewardKeeper(self.pool, self.keeper, self.node, self.route, self.operator)
         self.header_relay = HeaderRelay(self.node, self.route, self.operator)
         await self._serve()
-        self._spawn(self.pool.follow_tip())
+        self._spawn(self.pool.follow_node())
+        self._spawn(self.pool.block_keeper.follow())
         self._spawn(self.keeper.run(config.policy.epoch_seconds))
         if self._register_rewards:
             self._spawn(self.rewards.run(REWARD_SECONDS))
@@ -118,7 +120,7 @@ class PoolApp:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.pool.settle_blocks()
+        await self.pool.block_keeper.close()
 
     async def stop(self) -> None:
         """Stop everything, in reverse; the share log is flushed and the chain written."""

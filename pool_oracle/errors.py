@@ -15,6 +15,7 @@ PoolOracleError
 |-- LedgerError             the share log cannot be written or read
 |   `-- CorruptLog              a record whose checksum or order is wrong, with segment and offset
 |-- NodeError               the Bitcoin node
+|   |-- NodeRefused             the node answered a call with an error, with its code
 |   `-- BlockRejected           the node's validation refused a block, with its reason
 |-- ChainError              the EVM chain: node, contract or transaction
 |   `-- TransactionReverted     a call or transaction that the contract refused, with its error's name
@@ -91,6 +92,14 @@ class CorruptLog(LedgerError):
 
 class NodeError(PoolOracleError):
     """Raised when the Bitcoin node does not do its work."""
+
+
+class NodeRefused(NodeError):
+    """Raised when a node answers a call with an error. `code` is JSON-RPC's (Bitcoin Core, rpc/protocol.h)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class BlockRejected(NodeError):

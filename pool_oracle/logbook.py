@@ -7,6 +7,7 @@ state of them. Formats: docs/protocol.md, "Payloads".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from pool_oracle.errors import CorruptLog
 from pool_oracle.hashes import sha256d
@@ -14,7 +15,15 @@ from pool_oracle.ledger.sharelog import ShareLog, replay
 from pool_oracle.payout.payee import parse_payee
 from pool_oracle.payout.window import PplnsWindow, share_unit
 from pool_oracle.units import Payee
-from pool_oracle.work.records import KIND_BLOCK, KIND_CLOSE, KIND_JOB, KIND_WORKER, SegmentHeader, ShareRecord
+from pool_oracle.work.records import (
+    KIND_BLOCK,
+    KIND_BLOCK_STATE,
+    KIND_CLOSE,
+    KIND_JOB,
+    KIND_WORKER,
+    SegmentHeader,
+    ShareRecord,
+)
 from pool_oracle.work.share import StratumJob, display
 from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.template import Job
@@ -23,9 +32,32 @@ SEEN_TIPS = 16
 """Tips whose shares are remembered against duplicates: more than any reorganisation has blocks."""
 
 
+class BlockState(StrEnum):
+    """Where a found block stands.
+
+    SUBMITTED: recorded, and handed to every node; none has answered yet. ACCEPTED: a node took it. REJECTED: every node
+    refused it. BEST: in the best chain. ORPHANED: beside it; a reorganisation may bring it back. MATURE: in the best
+    chain and so deep that its coinbase can be spent.
+    """
+
+    SUBMITTED = "submitted"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    BEST = "best"
+    ORPHANED = "orphaned"
+    MATURE = "mature"
+
+
+FINAL_STATES = frozenset({BlockState.REJECTED, BlockState.MATURE})
+
+
 @dataclass(slots=True)
 class FoundBlock:
-    """A block that a miner of ours found. `coinbase` is without witness data; `hash` is in internal order."""
+    """A block that a miner of ours found. `coinbase` is without witness data; `hash` is in internal order.
+
+    `depth` counts blocks of the best chain from this one to the tip, 0 beside it, as far as known since the start;
+    `detail` is who took it, or why it was refused.
+    """
 
     hash: bytes
     height: int
@@ -33,7 +65,19 @@ class FoundBlock:
     coinbase: bytes
     worker: int
     time: int
-    state: str = "found"  # then "accepted" or "rejected: REASON"
+    state: BlockState = BlockState.SUBMITTED
+    depth: int = 0
+    detail: str = ""
+
+    @property
+    def was_accepted(self) -> bool:
+        """Whether a node took it, and no other block has overtaken it as far as is known."""
+        return self.is_alive and self.state is not BlockState.SUBMITTED
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it was neither refused nor overtaken by another block, as far as is known."""
+        return self.state not in (BlockState.REJECTED, BlockState.ORPHANED)
 
 
 @dataclass(slots=True)
@@ -127,6 +171,8 @@ def restore_state(share_log: ShareLog, window: int, emulated_target: int | None)
                 state.closes.append(_close_from_payload(payload, state.window, segment, path.name))
             elif record.kind == KIND_BLOCK:
                 state.blocks.append(_block_from_payload(payload))
+            elif record.kind == KIND_BLOCK_STATE:
+                _apply_block_state(state.blocks, payload, path.name)
     share_log.t = state.window.t
     return state
 
@@ -186,6 +232,17 @@ def block_payload(block: FoundBlock) -> dict[str, object]:
     }
 
 
+def block_state_payload(block: FoundBlock, time: int) -> dict[str, object]:
+    """What became of a block, for the log; `time` in Unix microseconds."""
+    return {
+        "block": display(block.hash),
+        "state": block.state.value,
+        "depth": block.depth,
+        "detail": block.detail,
+        "time": time,
+    }
+
+
 def _block_from_payload(payload: dict[str, object]) -> FoundBlock:
     return FoundBlock(
         hash=bytes.fromhex(str(payload["block"]))[::-1],
@@ -194,5 +251,15 @@ def _block_from_payload(payload: dict[str, object]) -> FoundBlock:
         coinbase=bytes.fromhex(str(payload["coinbase"])),
         worker=int(str(payload["worker"])),
         time=int(str(payload["time"])),
-        state="restored",
     )
+
+
+def _apply_block_state(blocks: list[FoundBlock], payload: dict[str, object], name: str) -> None:
+    """Bring a block to a recorded state. Raises CorruptLog for a block that was not found before."""
+    block_hash = bytes.fromhex(str(payload["block"]))[::-1]
+    for block in reversed(blocks):
+        if block.hash == block_hash:
+            block.state = BlockState(str(payload["state"]))
+            block.detail = str(payload["detail"])
+            return
+    raise CorruptLog(f"{name}: a state of block {payload['block']}, which was never found")

@@ -1,11 +1,11 @@
 """What differs between the networks that are mined. Adding one is adding an entry here.
 
-Prefixes: SLIP-173 (bech32), chainparams.cpp of Bitcoin Core and Litecoin Core (base58 version bytes).
+Prefixes and genesis hashes: SLIP-173 (bech32), chainparams.cpp of Bitcoin Core and of Litecoin Core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -25,6 +25,9 @@ class Network:
     `p2pkh`, `p2sh`: base58 version bytes (several where old and new ones are in use). `hrp`: bech32 prefix.
     `difficulty_1_target`: the share target that stratum calls difficulty 1 (scrypt pools: 2^16 times easier).
     `min_share_difficulty`: the floor that keeps a share's unit at 12 significant bits or more.
+    `coin`: the ticker. `chains`: a node's name for the chain (`getblockchaininfo`) to the hash of its block 0, display
+    order; several where one network has successors. `rules`: what a pool must say that it understands to get a
+    template (BIP-9, BIP-141, BIP-325, LIP-3).
     `may_emulate_target`: whether the policy may set an emulated network target (regtest only).
     """
 
@@ -35,6 +38,9 @@ class Network:
     hrp: str
     difficulty_1_target: int
     min_share_difficulty: Fraction
+    coin: str
+    chains: Mapping[str, str]
+    rules: tuple[str, ...]
     may_emulate_target: bool = False
 
     @property
@@ -43,19 +49,100 @@ class Network:
         return PROOFS_OF_WORK[self.pow_name]
 
 
+# Scrypt pools call difficulty 1 a target that is 2^16 times higher, since cpuminer and cgminer did.
 _SCRYPT_1 = DIFFICULTY_1_TARGET << 16
-_EASY = Fraction(1, 1000)
-_EASIEST = Fraction(1, 1 << 32)
 
-# name, proof of work, P2PKH, P2SH, bech32, difficulty 1, floor of share difficulty, may emulate a target
 _ENTRIES: tuple[Network, ...] = (
-    Network("main", "sha256d", (0x00,), (0x05,), "bc", DIFFICULTY_1_TARGET, Fraction(8)),
-    Network("test", "sha256d", (0x6F,), (0xC4,), "tb", DIFFICULTY_1_TARGET, _EASY),
-    Network("signet", "sha256d", (0x6F,), (0xC4,), "tb", DIFFICULTY_1_TARGET, _EASY),
-    Network("regtest", "sha256d", (0x6F,), (0xC4,), "bcrt", DIFFICULTY_1_TARGET, _EASIEST, True),
-    Network("litecoin", "scrypt", (0x30,), (0x32, 0x05), "ltc", _SCRYPT_1, Fraction(8)),
-    Network("litecoin-test", "scrypt", (0x6F,), (0x3A, 0xC4), "tltc", _SCRYPT_1, _EASY),
-    Network("litecoin-regtest", "scrypt", (0x6F,), (0x3A, 0xC4), "rltc", _SCRYPT_1, _EASIEST, True),
+    Network(
+        name="main",
+        pow_name="sha256d",
+        p2pkh=(0x00,),
+        p2sh=(0x05,),
+        hrp="bc",
+        difficulty_1_target=DIFFICULTY_1_TARGET,
+        min_share_difficulty=Fraction(8),
+        coin="BTC",
+        chains={"main": "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f"},
+        rules=("segwit",),
+    ),
+    Network(
+        name="test",
+        pow_name="sha256d",
+        p2pkh=(0x6F,),
+        p2sh=(0xC4,),
+        hrp="tb",
+        difficulty_1_target=DIFFICULTY_1_TARGET,
+        min_share_difficulty=Fraction(1, 1000),
+        coin="tBTC",
+        chains={
+            "test": "000000000933ea01ad0ee984209779baaec3ced90fa3f408719526f8d77f4943",
+            "testnet4": "00000000da84f2bafbbc53dee25a72ae507ff4914b867c565be350b0da8bf043",
+        },
+        rules=("segwit",),
+    ),
+    Network(
+        name="signet",
+        pow_name="sha256d",
+        p2pkh=(0x6F,),
+        p2sh=(0xC4,),
+        hrp="tb",
+        difficulty_1_target=DIFFICULTY_1_TARGET,
+        min_share_difficulty=Fraction(1, 1000),
+        coin="sBTC",
+        # Every signet, whatever its challenge, has the same block 0.
+        chains={"signet": "00000008819873e925422c1ff0f99f7cc9bbb232af63a077a480a3633bee1ef6"},
+        rules=("segwit", "signet"),
+    ),
+    Network(
+        name="regtest",
+        pow_name="sha256d",
+        p2pkh=(0x6F,),
+        p2sh=(0xC4,),
+        hrp="bcrt",
+        difficulty_1_target=DIFFICULTY_1_TARGET,
+        min_share_difficulty=Fraction(1, 1 << 32),
+        coin="rBTC",
+        chains={"regtest": "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206"},
+        rules=("segwit",),
+        may_emulate_target=True,
+    ),
+    Network(
+        name="litecoin",
+        pow_name="scrypt",
+        p2pkh=(0x30,),
+        p2sh=(0x32, 0x05),
+        hrp="ltc",
+        difficulty_1_target=_SCRYPT_1,
+        min_share_difficulty=Fraction(8),
+        coin="LTC",
+        chains={"main": "12a765e31ffd4059bada1e25190f6e98c99d9714d334efa41a195a7e7e04bfe2"},
+        rules=("segwit", "mweb"),
+    ),
+    Network(
+        name="litecoin-test",
+        pow_name="scrypt",
+        p2pkh=(0x6F,),
+        p2sh=(0x3A, 0xC4),
+        hrp="tltc",
+        difficulty_1_target=_SCRYPT_1,
+        min_share_difficulty=Fraction(1, 1000),
+        coin="tLTC",
+        chains={"test": "4966625a4b2851d9fdee139e56211a0d88575f59ed816ff5e6a63deb4e3e29a0"},
+        rules=("segwit", "mweb"),
+    ),
+    Network(
+        name="litecoin-regtest",
+        pow_name="scrypt",
+        p2pkh=(0x6F,),
+        p2sh=(0x3A, 0xC4),
+        hrp="rltc",
+        difficulty_1_target=_SCRYPT_1,
+        min_share_difficulty=Fraction(1, 1 << 32),
+        coin="rLTC",
+        chains={"regtest": "530827f38f93b43ed12af0b3ad25a288dc02ed74d6d7857862df51fc56c416f9"},
+        rules=("segwit", "mweb"),
+        may_emulate_target=True,
+    ),
 )
 
 NETWORKS: dict[str, Network] = {network.name: network for network in _ENTRIES}

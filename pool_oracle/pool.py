@@ -7,20 +7,21 @@ is the order of their acceptance, and no lock is needed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
-from pool_oracle.errors import BlockRejected, JobError, NodeError, ShareRefused
+from pool_oracle.blocks import BlockKeeper
+from pool_oracle.errors import InputError, JobError, NodeError, ShareRefused
 from pool_oracle.ledger.sharelog import ShareLog, now_micros
 from pool_oracle.logbook import (
     EpochClose,
     FoundBlock,
     WorkerStats,
-    block_payload,
     close_payload,
     job_payload,
     restore_state,
@@ -31,8 +32,9 @@ from pool_oracle.payout.commitment import commitment_script
 from pool_oracle.payout.payee import format_payee
 from pool_oracle.payout.window import share_unit
 from pool_oracle.units import Payee
+from pool_oracle.work.firmware import firmware_warning
 from pool_oracle.work.records import ShareRecord
-from pool_oracle.work.share import CheckedShare, check_header, display, pack_header, rolled_version
+from pool_oracle.work.share import CheckedShare, check_header, pack_header, rolled_version
 from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.template import Job, Template, assemble_block, make_job
 
@@ -43,6 +45,8 @@ MAX_NTIME_AHEAD = 7000
 
 JOB_SECONDS = 60
 """How old a job's time may get before miners are given a new one."""
+
+NODE_RETRY_SECONDS = 1.0
 
 log = structlog.get_logger("pool")
 
@@ -82,17 +86,24 @@ class Pool:
         *,
         window: int,
         tag: bytes,
+        blocks_folder: Path,
+        stale_grace: float = 0,
         emulated_target: int | None = None,
     ) -> None:
-        """Replay the log and be ready; the first `set_commitment` makes the first job. Raises CorruptLog."""
+        """Replay the log and be ready; the first `set_commitment` makes the first job. Raises CorruptLog.
+
+        `blocks_folder` keeps found blocks until they are mature; `stale_grace` is for how many seconds after a new tip
+        shares of the one before are accepted.
+        """
         self.network = network
         self._node = node
         self._log = share_log
         self._tag = tag
+        self._stale_grace = stale_grace
         self._emulated_target = emulated_target
         state = restore_state(share_log, window, emulated_target)
         self.window = state.window
-        self.blocks = state.blocks
+        self.block_keeper = BlockKeeper(node, share_log, blocks_folder, state.blocks)
         self.closes = state.closes
         self._workers = state.workers
         self.workers: dict[int, WorkerStats] = {}
@@ -102,39 +113,53 @@ class Pool:
         self._next_extranonce1 = secrets.randbits(8 * EXTRANONCE1_SIZE)
         self._jobs: dict[str, Job] = {}
         self._seen_headers = state.seen
-        self._seen: set[bytes] = set()
         self._template: Template | None = None
+        self._tip_since = 0.0
         self._commitment: Commitment | None = None
-        self._submissions: set[asyncio.Task[None]] = set()
-        self._refreshing = asyncio.Lock()
+        self._warned_size = 0
         self.job: Job | None = None
         self.on_job: list[Callable[[Job, bool], None]] = []
+
+    @property
+    def blocks(self) -> list[FoundBlock]:
+        """Every block that was found, oldest first."""
+        return self.block_keeper.blocks
 
     # Jobs
 
     async def set_commitment(self, commitment: Commitment) -> None:
-        """Jobs from now on carry this epoch's commitment and pay its script. Miners get a new job, not a clean one."""
+        """Jobs from now on carry this epoch's commitment and pay its script. Miners get a new job, not a clean one.
+
+        The first one asks the node for a template; later ones need no node. Raises NodeError, JobError.
+        """
         self._commitment = commitment
-        await self.refresh()
+        if self._template is None:
+            await self.refresh()
+        else:
+            self._publish(self._make_job(self._template), clean=False)
 
     async def refresh(self) -> None:
-        """Fetch a template and make a job of it; a clean one where the tip has changed."""
-        async with self._refreshing:  # so that an older template never replaces a newer one
-            self._take_template(await self._node.template())
+        """Fetch a template now and make a job of it; a clean one where the tip has changed."""
+        self._take_template(await self._node.template())
 
     def _take_template(self, template: Template) -> None:
+        job = self._make_job(template)  # first, because it may fail, and then everything stays as it is
         clean = self._template is None or template.prev_hash != self._template.prev_hash
         if clean:
-            for job in self._jobs.values():
-                self._log.forget_job(job.number)
             # Jobs of the tip before stay known for one more tip: a late share there may still be a block.
             previous = self._template.prev_hash if self._template else b""
-            self._jobs = {i: job for i, job in self._jobs.items() if job.template.prev_hash == previous}
-            self._seen = self._seen_headers.of(template.prev_hash)
+            kept = {i: job for i, job in self._jobs.items() if job.template.prev_hash == previous}
+            for old in self._jobs.values():
+                if old.wire_id not in kept:
+                    self._log.forget_job(old.number)
+            self._jobs = kept
+            self._tip_since = time.monotonic()
+            self.block_keeper.look_soon()
         self._template = template
-        self._issue(template, clean)
+        self._publish(job, clean)
 
-    def _issue(self, template: Template, clean: bool) -> None:
+    def _make_job(self, template: Template) -> Job:
+        """The next job for a template. Raises JobError."""
         if self._commitment is None:
             raise JobError("no epoch is committed yet, so there is nothing a job could carry")
         commitment = self._commitment
@@ -149,6 +174,11 @@ class Pool:
             extranonce_size=EXTRANONCE1_SIZE + EXTRANONCE2_SIZE,
             network_target=self._emulated_target,  # type: ignore[arg-type]
         )
+        self._warn_of_size(job)
+        return job
+
+    def _publish(self, job: Job, clean: bool) -> None:
+        """Make a job the present one: known to shares, defined in the log, sent to miners."""
         self._next_job += 1
         self._jobs[job.wire_id] = job
         self._log.define_job(job.number, job_payload(job, EXTRANONCE1_SIZE + EXTRANONCE2_SIZE))
@@ -156,17 +186,34 @@ class Pool:
         for listener in self.on_job:
             listener(job, clean)
 
-    async def follow_tip(self) -> None:
-        """For ever: a clean job as soon as the node's tip changes, and a fresh one of the same tip now and then."""
+    def _warn_of_size(self, job: Job) -> None:
+        """Tell the operator once about a coinbase that some firmware cannot hash."""
+        size = len(job.stratum.coinb1) + EXTRANONCE1_SIZE + EXTRANONCE2_SIZE + len(job.stratum.coinb2)
+        warning = firmware_warning(size)
+        if warning is not None and size > self._warned_size:
+            self._warned_size = size
+            log.warning("large coinbase", warning=warning)
+
+    async def follow_node(self) -> None:
+        """For ever: a clean job at once when the tip changes, another for higher fees, or when a job's time gets old.
+
+        While the node fails, or gives templates that cannot be mined, miners keep the jobs that they have.
+        """
         while True:
-            known = self._template.prev_hash if self._template else b""
             try:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._node.wait_for_tip(known), JOB_SECONDS)
-                await self.refresh()
-            except NodeError as error:
-                log.error("node", problem=str(error))
-                await asyncio.sleep(1)
+                self._take_template(await self._next_template())
+            except (NodeError, InputError) as error:
+                log.error("no new template", problem=str(error))
+                await asyncio.sleep(NODE_RETRY_SECONDS)
+
+    async def _next_template(self) -> Template:
+        if self._template is not None:
+            try:
+                async with asyncio.timeout(JOB_SECONDS):
+                    return await self._node.next_template(self._template)
+            except TimeoutError:
+                pass
+        return await self._node.template()
 
     # Workers
 
@@ -211,9 +258,10 @@ class Pool:
         version, share = self._check(job, submission)
         if share.meets_network_target:
             self._take_block(job, submission, share)
-        if self._template is not None and job.template.prev_hash != self._template.prev_hash:
+        if self._is_stale(job):
             raise ShareRefused(21, "stale: the job's tip is gone")
-        if share.block_hash in self._seen:
+        seen = self._seen_headers.of(job.template.prev_hash)
+        if share.block_hash in seen:
             raise ShareRefused(22, "duplicate share")
         if not share.meets_share_target:
             raise ShareRefused(23, "low difficulty share")
@@ -233,9 +281,15 @@ class Pool:
         )
         unit = share_unit(job.network_target, nbits_to_target(submission.share_bits))
         done = self._log.append(record, unit)
-        self._seen.add(share.block_hash)
+        seen.add(share.block_hash)
         self.window.add(record.sequence, self.workers[submission.worker].payee, unit)
         return done
+
+    def _is_stale(self, job: Job) -> bool:
+        """Whether the job's tip is gone, and the policy's grace since then over."""
+        if self._template is None or job.template.prev_hash == self._template.prev_hash:
+            return False
+        return time.monotonic() >= self._tip_since + self._stale_grace
 
     def _check(self, job: Job, submission: Submission) -> tuple[int, CheckedShare]:
         version = job.stratum.version
@@ -278,33 +332,9 @@ class Pool:
 
     def _take_block(self, job: Job, submission: Submission, share: CheckedShare) -> None:
         """Hand a solved block to the node at once, and write it down."""
-        if any(block.hash == share.block_hash for block in self.blocks):
+        if share.block_hash in self.block_keeper:
             return
         coinbase = job.stratum.coinbase(submission.extranonce1, submission.extranonce2)
         raw = assemble_block(share.header, coinbase, job.template)
         found = FoundBlock(share.block_hash, job.template.height, job.epoch, coinbase, submission.worker, now_micros())
-        self.blocks.append(found)
-        task = asyncio.create_task(self._submit_block(found, raw), name=f"block-{job.template.height}")
-        self._submissions.add(task)
-        task.add_done_callback(self._submissions.discard)
-        self._log.append_block(block_payload(found), found.worker)
-
-    async def _submit_block(self, found: FoundBlock, raw: bytes) -> None:
-        name = display(found.hash)
-        try:
-            await self._node.submit(raw)
-        except BlockRejected as error:
-            found.state = f"rejected: {error.reason}"
-            log.error("block refused by the node", height=found.height, hash=name, reason=error.reason)
-            return
-        except NodeError as error:
-            found.state = f"rejected: {error}"
-            log.error("block could not be handed in", height=found.height, hash=name, problem=str(error))
-            return
-        found.state = "accepted"
-        log.info("block found", height=found.height, hash=name, epoch=found.epoch)
-
-    async def settle_blocks(self) -> None:
-        """Wait for blocks that are on their way to the node."""
-        while self._submissions:
-            await asyncio.gather(*self._submissions)
+        self.block_keeper.take(found, raw)

@@ -110,7 +110,9 @@ class Views:
                     "epoch": block.epoch,
                     "worker": self._pool.workers[block.worker].name,
                     "payee": format_payee(self._pool.workers[block.worker].payee),
-                    "state": block.state,
+                    "state": block.state.value,
+                    "depth": block.depth,
+                    "detail": block.detail,
                     "payout": reward.registration.payout_id if reward else None,
                 }
             )

@@ -146,7 +146,7 @@ class Demo:
         self._say(f"{accepted} shares accepted, {len(app.keeper.epochs)} epochs committed, blocks found at {blocks}")
 
     def _wanted_blocks(self) -> list[FoundBlock]:
-        return [block for block in self._app.pool.blocks if block.epoch > 0 and block.state == "accepted"]
+        return [block for block in self._app.pool.blocks if block.epoch > 0 and block.was_accepted]
 
     def _everybody_has_a_leaf(self) -> bool:
         """Whether every miner is paid by at least one of the blocks."""
@@ -171,10 +171,10 @@ class Demo:
     async def _await_rewards(self) -> None:
         """The pool relays headers and registers rewards by itself; wait for the blocks that are deep enough."""
         rewards = self._app.rewards.rewards
-        due = [b for b in self._app.pool.blocks if b.height <= self._last_height and not b.state.startswith("rejected")]
+        due = [b for b in self._app.pool.blocks if b.height <= self._last_height and b.is_alive]
         with self._progress("rewards registered", len(due)) as advance:
             async with asyncio.timeout(MINING_TIMEOUT_SECONDS):
-                while waiting := [b for b in due if b.hash not in rewards and b.state != "orphaned"]:
+                while waiting := [b for b in due if b.hash not in rewards and b.is_alive]:
                     advance(len(due) - len(waiting))
                     await asyncio.sleep(0.1)
             advance(len(due))

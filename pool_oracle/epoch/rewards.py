@@ -55,9 +55,7 @@ class RewardKeeper:
         due = [
             block
             for block in self._pool.blocks
-            if block.hash not in self.rewards
-            and not block.state.startswith("rejected")
-            and block.height + CONFIRMATIONS - 1 <= bridge_height
+            if block.hash not in self.rewards and block.is_alive and block.height + CONFIRMATIONS - 1 <= bridge_height
         ]
         if not due:
             return []
@@ -72,7 +70,6 @@ class RewardKeeper:
                 continue
             if registration is not None:
                 reward = self.rewards[block.hash] = Reward(block, registration)
-                block.state = "registered"
                 done.append(reward)
         return done
 
@@ -80,9 +77,6 @@ class RewardKeeper:
         """Register one block; None when it is not in the best chain."""
         block = parse_block(await self._node.block(found.height))
         if block.hash != found.hash:
-            if found.state != "orphaned":
-                found.state = "orphaned"
-                log.warning("block is not in the best chain", height=found.height, hash=display(found.hash))
             return None
         epoch = self._keeper.epochs[found.epoch]
         registration = await asyncio.to_thread(

@@ -21,6 +21,7 @@ from pool_oracle.errors import CorruptLog, LedgerError
 from pool_oracle.hashes import sha256
 from pool_oracle.work.records import (
     KIND_BLOCK,
+    KIND_BLOCK_STATE,
     KIND_CLOSE,
     KIND_JOB,
     KIND_MORE,
@@ -184,6 +185,10 @@ class ShareLog:
         self._check_defined((KIND_WORKER, worker))
         self._define((KIND_WORKER, worker))
         return self._enqueue(encode_long(KIND_BLOCK, payload))
+
+    def append_block_state(self, payload: dict[str, Any]) -> asyncio.Future[None]:
+        """Append what became of a block; the future is done when it is on disk. Raises LedgerError after a failure."""
+        return self._enqueue(encode_long(KIND_BLOCK_STATE, payload))
 
     def close_epoch(self, payload: dict[str, Any]) -> asyncio.Future[None]:
         """Append an epoch's close, the last record of its segment; the future is done when the segment is on disk."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ _REASON = re.compile(r"\b(?:bad-|high-hash|time-|mandatory-|block-|duplicate|une
 class EmbeddedRegtest:
     """Bitcoin regtest in `folder`; starts where the folder's chain ends. See NodeSource for the calls."""
 
-    network_name = "regtest"
+    name = "embedded"
 
     def __init__(self, folder: Path) -> None:
         """Load or create the chain. Raises NodeError when the folder is in use or unreadable."""
@@ -61,6 +62,10 @@ class EmbeddedRegtest:
 
     async def _call(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    async def check(self) -> str:
+        """See NodeSource."""
+        return f"embedded regtest node, height {(await self.tip()).height}"
 
     async def template(self) -> Template:
         """An empty block on the tip."""
@@ -89,10 +94,20 @@ class EmbeddedRegtest:
             witness_commitment=witness_commitment_script(bytes(32)),
         )
 
-    async def submit(self, block: bytes) -> None:
+    async def next_template(self, known: Template) -> Template:
+        """Wait for another tip than the one that `known` builds on; without a mempool there is nothing else new."""
+        while True:
+            self._new_tip.clear()
+            template = await self.template()
+            if template.prev_hash != known.prev_hash:
+                return template
+            await self._new_tip.wait()
+
+    async def submit(self, block: bytes) -> tuple[str, ...]:
         """Give a block to Bitcoin Core's validation. Raises BlockRejected with its reason."""
         await self._call(self._submit, block)
         self._new_tip.set()
+        return (self.name,)
 
     def _submit(self, block: bytes) -> None:
         self._log.clear()
@@ -123,15 +138,6 @@ class EmbeddedRegtest:
         height = self._chain.height
         return Tip(bytes(self._chain.block_tree_entries[height].block_hash), height)
 
-    async def wait_for_tip(self, known: bytes) -> Tip:
-        """Return as soon as the tip is another than `known`."""
-        while True:
-            self._new_tip.clear()
-            tip = await self.tip()
-            if tip.hash != known:
-                return tip
-            await self._new_tip.wait()
-
     async def header(self, height: int) -> bytes:
         """The 80-byte header of the best chain at `height`."""
         return (await self.block(height))[:80]
@@ -145,6 +151,21 @@ class EmbeddedRegtest:
         if not 0 <= height <= self._chain.height:
             raise NodeError(f"the best chain has no block {height}; its height is {self._chain.height}")
         return bytes(self._kernel.blocks[self._chain.block_tree_entries[height]])
+
+    async def confirmations(self, block_hash: bytes) -> int | None:
+        """See NodeSource."""
+        depth: int | None = await self._call(self._confirmations, block_hash)
+        return depth
+
+    def _confirmations(self, block_hash: bytes) -> int | None:
+        try:
+            entry = self._kernel.block_tree_entries[pbk.BlockHash(block_hash)]
+        except KeyError:
+            return None
+        if not 0 <= entry.height <= self._chain.height:
+            return 0
+        in_chain = bytes(self._chain.block_tree_entries[entry.height].block_hash) == block_hash
+        return self._chain.height - entry.height + 1 if in_chain else 0
 
     async def close(self) -> None:
         """Write the chain to disk and let go of the folder."""
@@ -160,11 +181,11 @@ class EmbeddedRegtest:
         self._chain = self._kernel = self._logging = None
 
 
-def solve(header: bytes, target: int) -> bytes:
-    """The header with the first nonce whose SHA256d meets `target`. For blocks that no miner is asked for."""
+def solve(header: bytes, target: int, pow_hash: Callable[[bytes], bytes] = sha256d) -> bytes:
+    """The header with the first nonce whose proof of work meets `target`. For blocks that no miner is asked for."""
     head = header[:76]
     for nonce in range(1 << 32):
         candidate = head + nonce.to_bytes(4, "little")
-        if int.from_bytes(sha256d(candidate), "little") <= target:
+        if int.from_bytes(pow_hash(candidate), "little") <= target:
             return candidate
     raise NodeError("no nonce of this header meets the target")

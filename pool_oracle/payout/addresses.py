@@ -1,13 +1,14 @@
 """The two encodings of Bitcoin addresses, read strictly, since a wrong one would send somebody's money elsewhere.
 
-Base58check as in Bitcoin's base58.cpp; bech32 as in BIP-173 (version 0) and BIP-350 (its sister, only to name it).
-bitcoinlib gives a second opinion in the tests.
+Base58check as in Bitcoin's base58.cpp; bech32 as in BIP-173 (version 0) and BIP-350 (above). bitcoinlib gives a second
+opinion in the tests.
 """
 
 from __future__ import annotations
 
 from pool_oracle.errors import PayeeError
 from pool_oracle.hashes import sha256d
+from pool_oracle.networks import NETWORKS, Network
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE58_VALUE = {character: value for value, character in enumerate(_BASE58)}
@@ -17,6 +18,30 @@ _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _BECH32_CONST = 1
 _BECH32M_CONST = 0x2BC830A3
 MAX_ADDRESS_LENGTH = 90
+_WITNESS_PROGRAMS = ((0, 20), (0, 32), (1, 32))
+"""Version and length of P2WPKH, P2WSH and P2TR. Money to any other program is nobody's, or that of whoever comes."""
+
+
+def script_of_address(text: str, network: Network) -> bytes:
+    """The output script of an address of `network`: P2PKH, P2SH, P2WPKH, P2WSH or P2TR.
+
+    Raises PayeeError for a wrong checksum or length, another network, or a witness program without rules. Source: the
+    script templates of BIP-13, BIP-141 and BIP-341.
+    """
+    if not 0 < len(text) <= MAX_ADDRESS_LENGTH or not text.isascii():
+        raise PayeeError(f"{text[:24]!r} is no address: {len(text)} characters, or some not ASCII")
+    prefix = text.lower().rpartition("1")[0]
+    owners = [other.name for other in NETWORKS.values() if other.hrp == prefix]
+    if prefix == network.hrp:
+        return _witness_script(text, *decode_segwit(text, prefix))
+    if owners:
+        raise PayeeError(f"{text!r} is an address of {' or '.join(owners)}; this is {network.name}")
+    version, digest = decode_base58check(text)
+    if version in network.p2pkh:
+        return b"\x76\xa9\x14" + digest + b"\x88\xac"
+    if version in network.p2sh:
+        return b"\xa9\x14" + digest + b"\x87"
+    raise PayeeError(f"{text!r} has version byte {version:#04x}, which is no address of {network.name}")
 
 
 def decode_base58check(text: str) -> tuple[int, bytes]:
@@ -76,6 +101,15 @@ def encode_segwit(hrp: str, version: int, program: bytes) -> str:
     residue = _polymod([*_expand(hrp), *digits, 0, 0, 0, 0, 0, 0]) ^ constant
     digits += [residue >> 5 * (5 - i) & 31 for i in range(6)]
     return f"{hrp}1" + "".join(_BECH32[digit] for digit in digits)
+
+
+def _witness_script(text: str, version: int, program: bytes) -> bytes:
+    if (version, len(program)) not in _WITNESS_PROGRAMS:
+        raise PayeeError(
+            f"{text!r} has witness version {version} and {len(program)} bytes; "
+            "only P2WPKH, P2WSH and P2TR keep what is paid to them"
+        )
+    return bytes((0x50 + version if version else 0, len(program))) + program
 
 
 def _expand(hrp: str) -> list[int]:

@@ -33,6 +33,8 @@ def parse_block(data: bytes) -> Block:
     if count == 0 or count > reader.left:
         raise JobError(f"the block announces {count} transactions")
     transactions = [read_transaction(reader) for _ in range(count)]
+    if transactions[-1].is_hogex:
+        reader.take(reader.left)  # the extension block, which is for Litecoin's nodes alone
     if reader.left:
         raise JobError(f"{reader.left} bytes follow the block")
     if not transactions[0].is_coinbase:

@@ -1,9 +1,9 @@
 """The share log's bytes: slots of 64 bytes, each with its own checksum (protocol.md, "Share log").
 
 A segment is a header slot followed by records. A share is one slot. Longer records (a job, a worker, an epoch's
-close, a found block) are a head slot with the payload's length and its first bytes, then continuation slots; their
-payload is JSON. Every segment defines each job and worker before the first share in it that points there, so a segment
-can be read alone.
+close, a found block, a block's state) are a head slot with the payload's length and its first bytes, then continuation
+slots; their payload is JSON. Every segment defines each job and worker before the first share in it that points there,
+so a segment can be read alone.
 
 All integers are little-endian; times are Unix microseconds; the checksum is CRC-32 over the slot's first 60 bytes.
 """
@@ -24,8 +24,8 @@ SLOT_SIZE = 64
 FORMAT_VERSION = 1
 MAGIC = b"PORCLOG1"
 
-KIND_HEADER, KIND_SHARE, KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_MORE = 1, 2, 3, 4, 5, 6, 7
-LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK)
+KIND_HEADER, KIND_SHARE, KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_MORE, KIND_BLOCK_STATE = range(1, 9)
+LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_BLOCK_STATE)
 MAX_PAYLOAD = 1 << 20
 MAX_EXTRANONCE = 8
 
@@ -72,7 +72,7 @@ class ShareRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LongRecord:
-    """A job, a worker, a close or a block: its kind and its JSON payload."""
+    """A job, a worker, a close, a block or a block's state: its kind and its JSON payload."""
 
     kind: int
     payload: dict[str, Any]

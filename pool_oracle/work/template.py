@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pool_oracle.hashes import sha256d
 from pool_oracle.units import Satoshi, Target
@@ -19,7 +19,10 @@ class Template:
     """What a node wants in the next block (BIP-22, BIP-23).
 
     `prev_hash` and txids are in internal order; `transactions` are raw, in the block's order, without the coinbase;
-    `curtime` and `mintime` are Unix seconds; `witness_commitment` is the output script, empty before segwit.
+    `curtime` and `mintime` are Unix seconds; `witness_commitment` is the output script, empty before segwit;
+    `coinbase_aux` are bytes that the node wants in the coinbase's scriptSig; `extension` is what follows the
+    transactions in a block (Litecoin's MWEB, LIP-3). `branch` is the coinbase's merkle branch, computed once here
+    because every job of the template has the same.
     """
 
     height: int
@@ -32,6 +35,13 @@ class Template:
     txids: tuple[bytes, ...]
     transactions: tuple[bytes, ...]
     witness_commitment: bytes
+    coinbase_aux: bytes = b""
+    extension: bytes = b""
+    branch: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute the branch."""
+        object.__setattr__(self, "branch", tuple(coinbase_branch(self.txids)))
 
     @property
     def network_target(self) -> Target:
@@ -72,18 +82,23 @@ def make_job(
     extranonce_size: int,
     network_target: Target | None = None,
 ) -> Job:
-    """The job for `template` that pays everything to `reward_script` and carries `commitment_script`."""
+    """The job for `template` that pays everything to `reward_script` and carries `commitment_script`.
+
+    Raises JobError when the coinbase would not be valid, see `build_coinbase`.
+    """
     outputs = [TxOutput(template.coinbase_value, reward_script)]
     if template.witness_commitment:
         outputs.append(TxOutput(Satoshi(0), template.witness_commitment))
     outputs.append(TxOutput(Satoshi(0), commitment_script))
-    parts = build_coinbase(template.height, tag, extranonce_size, outputs, template.coinbase_value)
+    # What the node wants in scriptSig goes into the second push, before the extranonces: bridges read two pushes.
+    marker = tag + template.coinbase_aux
+    parts = build_coinbase(template.height, marker, extranonce_size, outputs, template.coinbase_value)
     stratum = StratumJob(
         version=template.version,
         prev_hash=template.prev_hash,
         coinb1=parts.coinb1,
         coinb2=parts.coinb2,
-        branch=tuple(coinbase_branch(template.txids)),
+        branch=template.branch,
         nbits=template.nbits,
     )
     return Job(number, stratum, template, commitment, epoch, network_target or template.network_target)
@@ -92,7 +107,8 @@ def make_job(
 def assemble_block(header: bytes, coinbase: bytes, template: Template) -> bytes:
     """The block of a header that was solved. `coinbase` is without witness data; it is added where segwit wants it."""
     full = with_witness(coinbase) if template.witness_commitment else coinbase
-    return b"".join((header, compact_size(1 + len(template.transactions)), full, *template.transactions))
+    count = compact_size(1 + len(template.transactions))
+    return b"".join((header, count, full, *template.transactions, template.extension))
 
 
 def block_hash(header: bytes) -> bytes:

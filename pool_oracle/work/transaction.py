@@ -1,4 +1,4 @@
-"""Transactions as far as coinbases need them: parse, serialize without witness, txid. Source: BIP-144."""
+"""Transactions as far as coinbases need them: parse, serialize without witness, txid. Source: BIP-144, LIP-3."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pool_oracle.units import Satoshi
 from pool_oracle.work.serialize import Reader, compact_size
 
 NULL_OUTPOINT = bytes(32) + b"\xff\xff\xff\xff"
+
+_FLAG_WITNESS, _FLAG_MWEB = 1, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +37,25 @@ class TxOutput:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transaction; its witnesses, one list of items an input, are empty for the old form."""
+    """A transaction; its witnesses, one list of items an input, are empty for the old form.
+
+    `is_hogex`: Litecoin's integrating transaction, the last of a block that has an extension block (LIP-3).
+    """
 
     version: int
     inputs: tuple[TxInput, ...]
     outputs: tuple[TxOutput, ...]
     locktime: int
     witnesses: tuple[tuple[bytes, ...], ...] = ()
+    is_hogex: bool = False
 
     def serialize(self, *, with_witness: bool = True) -> bytes:
         """The transaction's bytes; without witness its hash is the txid."""
         parts = [self.version.to_bytes(4, "little")]
         has_witness = with_witness and any(self.witnesses)
-        if has_witness:
-            parts.append(b"\x00\x01")
+        flags = _FLAG_WITNESS * has_witness | _FLAG_MWEB * (with_witness and self.is_hogex)
+        if flags:
+            parts += [b"\x00", bytes((flags,))]
         parts.append(compact_size(len(self.inputs)))
         for tx_in in self.inputs:
             parts += [tx_in.outpoint, compact_size(len(tx_in.script)), tx_in.script]
@@ -59,6 +66,8 @@ class Transaction:
             for items in self.witnesses:
                 parts.append(compact_size(len(items)))
                 parts += [compact_size(len(item)) + item for item in items]
+        if flags & _FLAG_MWEB:
+            parts.append(b"\x00")
         parts.append(self.locktime.to_bytes(4, "little"))
         return b"".join(parts)
 
@@ -86,22 +95,27 @@ def read_transaction(reader: Reader) -> Transaction:
     """The next transaction of a reader. Raises JobError."""
     version = reader.integer(4)
     count = reader.compact_size()
-    has_witness = count == 0
-    if has_witness:
-        if reader.integer(1) != 1:
+    flags = 0
+    if count == 0:
+        flags = reader.integer(1)
+        if not flags:
             raise JobError("the transaction has no inputs")
+        if flags & ~(_FLAG_WITNESS | _FLAG_MWEB):
+            raise JobError(f"the transaction has flags {flags:#04x}; known are witness (1) and MWEB (8)")
         count = reader.compact_size()
     inputs = tuple(_read_input(reader) for _ in range(_sane(count, reader)))
     outputs = tuple(_read_output(reader) for _ in range(_sane(reader.compact_size(), reader)))
     witnesses: tuple[tuple[bytes, ...], ...] = ()
-    if has_witness:
+    if flags & _FLAG_WITNESS:
         witnesses = tuple(
             tuple(reader.take(reader.compact_size()) for _ in range(_sane(reader.compact_size(), reader)))
             for _ in inputs
         )
         if not any(witnesses):
             raise JobError("the transaction announces witness data and has none")
-    return Transaction(version, inputs, outputs, reader.integer(4), witnesses)
+    if flags & _FLAG_MWEB and reader.integer(1):
+        raise JobError("the transaction carries MWEB data of its own, which none in a block does")
+    return Transaction(version, inputs, outputs, reader.integer(4), witnesses, bool(flags & _FLAG_MWEB))
 
 
 def _sane(count: int, reader: Reader) -> int:

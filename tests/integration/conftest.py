@@ -46,6 +46,7 @@ class Rig:
             self.log,
             window=window,
             tag=b"/test/",
+            blocks_folder=folder / "blocks",
             emulated_target=emulated_target,
         )
         self._nonce = 0
@@ -56,7 +57,7 @@ class Rig:
 
     async def close(self) -> None:
         """Settle and let go of everything."""
-        await self.pool.settle_blocks()
+        await self.pool.block_keeper.close()
         await self.log.close()
         await self.node.close()
 

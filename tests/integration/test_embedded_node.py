@@ -105,11 +105,11 @@ def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
 def test_waiting_for_a_tip_ends_when_a_block_comes(tmp_path: Path) -> None:
     async def work() -> None:
         node = EmbeddedRegtest(tmp_path)
-        known = (await node.tip()).hash
-        waiting = asyncio.create_task(node.wait_for_tip(known))
+        known = await node.template()
+        waiting = asyncio.create_task(node.next_template(known))
         await asyncio.sleep(0)
         await node.submit(assembled(await node.template()))
-        assert (await waiting).height == 1
+        assert (await waiting).height == 2
         await node.close()
 
     asyncio.run(work())

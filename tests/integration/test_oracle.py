@@ -71,7 +71,7 @@ async def mine(app: PoolApp, payee: Any, count: int, *, block: bool = False) -> 
             )
             done.append(app.pool.submit(submission))
     await asyncio.gather(*done)
-    await app.pool.settle_blocks()
+    await app.pool.block_keeper.settle()
 
 
 def test_epochs_are_published_committed_and_carried_by_the_next_jobs(deployed: Config) -> None:

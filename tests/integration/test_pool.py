@@ -79,10 +79,10 @@ def _would_pass(r: Any, submission: Submission) -> bool:
 def test_a_found_block_reaches_the_node_and_counts_as_a_share(rig: OpenRig) -> None:
     async def work() -> None:
         async with rig() as r:
-            following = asyncio.create_task(r.pool.follow_tip())
+            following = asyncio.create_task(r.pool.follow_node())
             first = r.pool.job
             await r.pool.submit(r.solve(wanted=is_block(r)))
-            await r.pool.settle_blocks()
+            await r.pool.block_keeper.settle()
             (block,) = r.pool.blocks
             assert (block.state, block.height) == ("accepted", 1)
             assert (await r.node.tip()).hash == block.hash
@@ -105,11 +105,11 @@ def test_a_block_on_a_stale_job_is_handed_in_before_the_share_is_refused(rig: Op
             late_block = r.solve(job=old, wanted=lambda number: number <= old.network_target)
             late_share = r.solve(job=old)
             await r.pool.submit(r.solve(wanted=is_block(r)))
-            await r.pool.settle_blocks()
+            await r.pool.block_keeper.settle()
             await r.pool.refresh()
             assert refusal_of(r, late_share) == (21, "stale: the job's tip is gone")
             assert refusal_of(r, late_block)[0] == 21
-            await r.pool.settle_blocks()
+            await r.pool.block_keeper.settle()
             assert [block.state for block in r.pool.blocks] == ["accepted", "accepted"]
             assert r.pool.window.share_count == 1
 
@@ -143,10 +143,10 @@ def test_a_block_whose_share_is_refused_still_names_its_worker_in_the_log(rig: O
             old = r.pool.job
             late_block = r.solve(BOB, job=old, wanted=lambda number: number <= old.network_target)
             await r.pool.submit(r.solve(wanted=is_block(r)))
-            await r.pool.settle_blocks()
+            await r.pool.block_keeper.settle()
             await r.pool.refresh()
             assert refusal_of(r, late_block)[0] == 21
-            await r.pool.settle_blocks()
+            await r.pool.block_keeper.settle()
             await r.log.flush()
             state = restore_state(r.log, 2, old.network_target)
             assert state.workers[BOB, "rig"] == state.blocks[-1].worker == late_block.worker

@@ -273,7 +273,7 @@ def test_a_new_tip_reaches_every_miner_as_a_clean_job(rig: OpenRig) -> None:
                 await miner.until("mining.notify")
                 miner.notifications.clear()
             await r.pool.submit(r.solve(wanted=lambda number: number <= r.pool.job.network_target))
-            await r.pool.settle_blocks()
+            await r.pool.block_keeper.settle()
             await r.pool.refresh()
             for miner in miners:
                 job = await miner.until("mining.notify")
