@@ -12,17 +12,17 @@ import structlog
 from pool_oracle.api.server import ApiServer
 from pool_oracle.api.views import Views
 from pool_oracle.chain.client import Chain, Sender, account_from_key_file
+from pool_oracle.chain.deposit import DepositRoute
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.config import Config
 from pool_oracle.epoch.keeper import EpochKeeper, Identity
-from pool_oracle.epoch.rewards import HeaderRelay, RewardKeeper
+from pool_oracle.epoch.rewards import HeaderRelay, Reward, RewardKeeper
 from pool_oracle.ledger.sharelog import ShareLog
-from pool_oracle.node.embedded import EmbeddedRegtest
-from pool_oracle.pool import Pool
+from pool_oracle.node.opening import open_node
+from pool_oracle.pool import COINBASE_TAG, Pool
 from pool_oracle.stratum.server import StratumServer
 
-COINBASE_TAG = b"/pool_oracle/"
 REWARD_SECONDS = 2
 
 log = structlog.get_logger("app")
@@ -53,10 +53,8 @@ class PoolApp:
         self.chain = Chain(config.chain.rpc)
         self.operator = Sender(self.chain, account_from_key_file(config.key_file))
         self.distributor = await asyncio.to_thread(DistributorClient, self.chain, config.chain.distributor)
-        self.route = await asyncio.to_thread(
-            lambda: FlyoverRouteClient(self.chain, config.chain.flyover_route, nested=config.chain.nested_deposits)
-        )
-        self.node = EmbeddedRegtest(config.data / "node")
+        self.route = await self._open_route()
+        self.node = open_node(config.network, config.nodes, config.data / "node")
         self._cleanup.push_async_callback(self.node.close)
         self.log = ShareLog(config.data / "shares")
         self._cleanup.push_async_callback(self.log.close)
@@ -67,6 +65,7 @@ class PoolApp:
             window=config.policy.window,
             tag=COINBASE_TAG,
             blocks_folder=config.data / "blocks",
+            stale_grace=config.policy.stale_grace_seconds,
             emulated_target=config.emulated_target,
         )
         identity = Identity(
@@ -82,23 +81,41 @@ class PoolApp:
             self.pool, self.log, self.node, bundles, identity, self.distributor, self.route, self.operator
         )
         await self.keeper.start(config.genesis_payee)
-        self.rewards = RewardKeeper(self.pool, self.keeper, self.node, self.route, self.operator)
-        self.header_relay = HeaderRelay(self.node, self.route, self.operator)
-        await self._serve()
+        await self._serve(self._open_rewards())
         self._spawn(self.pool.follow_node())
         self._spawn(self.pool.block_keeper.follow())
         self._spawn(self.keeper.run(config.policy.epoch_seconds))
-        if self._register_rewards:
-            self._spawn(self.rewards.run(REWARD_SECONDS))
-            if config.chain.relay_headers:
-                self._spawn(self.header_relay.run(REWARD_SECONDS))
         self._cleanup.push_async_callback(self._end_tasks)
 
-    async def _serve(self) -> None:
+    async def _open_route(self) -> FlyoverRouteClient | DepositRoute:
+        """Where rewards go, by the configuration."""
+        chain = self.config.chain
+        if chain.route == DepositRoute.name:
+            return DepositRoute(self.config.deposit_script)
+        return await asyncio.to_thread(
+            lambda: FlyoverRouteClient(self.chain, chain.flyover_route, nested=chain.nested_deposits)
+        )
+
+    def _open_rewards(self) -> dict[bytes, Reward]:
+        """Start what brings rewards to the distributor; returns those that arrive, by block hash.
+
+        A deposit is brought by whoever holds its address.
+        """
+        if not isinstance(self.route, FlyoverRouteClient):
+            return {}
+        self.rewards = RewardKeeper(self.pool, self.keeper, self.node, self.route, self.operator)
+        self.header_relay = HeaderRelay(self.node, self.route, self.operator)
+        if self._register_rewards:
+            self._spawn(self.rewards.run(REWARD_SECONDS))
+            if self.config.chain.relay_headers:
+                self._spawn(self.header_relay.run(REWARD_SECONDS))
+        return self.rewards.rewards
+
+    async def _serve(self, rewards: dict[bytes, Reward]) -> None:
         stratum = StratumServer(self.pool, self.config.share_difficulty)
         self.stratum_port = await stratum.start(self.config.stratum.host, self.config.stratum.port)
         self._cleanup.push_async_callback(stratum.stop)
-        views = Views(self.config.pool.name, self.pool, self.keeper, self.rewards, self.distributor)
+        views = Views(self.config.pool.name, self.pool, self.keeper, rewards, self.distributor)
         api = ApiServer(views)
         self.api_port = await api.start(self.config.api.host, self.config.api.port)
         self._cleanup.push_async_callback(api.stop)

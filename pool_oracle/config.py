@@ -7,14 +7,19 @@ Secrets never stand in it: the operator's key is in a file of its own, whose pat
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from pool_oracle.errors import ConfigError, InputError, PayeeError, TargetError
 from pool_oracle.networks import Network, network_named
+from pool_oracle.node.jsonrpc import Login
+from pool_oracle.node.opening import EMBEDDED_NETWORK, NodeSettings
+from pool_oracle.payout.addresses import script_of_address
 from pool_oracle.payout.manifest import Policy
 from pool_oracle.payout.payee import KIND_ACCOUNT, PAYEE_SIZE, format_payee, parse_payee
 from pool_oracle.payout.window import S, check_window
@@ -23,6 +28,8 @@ from pool_oracle.work.share import target_from_wire
 from pool_oracle.work.targets import difficulty_to_target
 
 DEFAULT_PATH = Path("pool-oracle.toml")
+ROUTES = ("flyover", "deposit")
+_DIFFICULTY = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?(e[+-]?[0-9]{1,2})?|[0-9]{1,40}/[0-9]{1,40}", re.IGNORECASE)
 KEY_FILE_VARIABLE = "POOL_ORACLE_OPERATOR_KEY_FILE"
 
 EXAMPLE = """\
@@ -30,11 +37,12 @@ EXAMPLE = """\
 
 [pool]
 name = "my pool"
-# The network that is mined. Only regtest has a node built in; it is the one that works today.
+# The network that is mined: main, test, signet, regtest, litecoin, litecoin-test, litecoin-regtest. Only regtest has a
+# node built in; all others need at least one [[node]], see below.
 network = "regtest"
 # Where the share log, the bundles and the built-in node's chain are kept.
 data = "data"
-# Regtest only: account and submit blocks by this target instead of the network's, which every second hash meets.
+# Regtest networks only: account and submit blocks by this target instead of the network's, which any hash in two meets.
 emulated_network_target = "0x0000100000000000000000000000000000000000000000000000000000000000"
 
 [stratum]
@@ -52,12 +60,18 @@ share_difficulty = "0.000001"
 genesis_payee = "0x..."
 # An epoch closes this often, where there were shares.
 # epoch_seconds = 600
+# For how many seconds after a new tip shares of the tip before are still accepted: 0 to 60.
+# stale_grace_seconds = 1
 
 [chain]
 # The EVM chain's node, and the contracts on it.
 rpc = "http://127.0.0.1:8545"
 distributor = "0x..."
+# How rewards get there: "flyover" (Rootstock's bridge; flyover_route is its contract), or "deposit" (an address of
+# the network whose holder brings the money by hand, and has to be trusted for it).
+# route = "flyover"
 flyover_route = "0x..."
+#   deposit_address = "bc1q..."
 # A file with the operator's private key (0x and 64 hex digits), readable by you alone. It signs commits.
 operator_key_file = "operator.key"
 # Whether the bridge's own deposit address is P2SH-P2WSH.
@@ -68,6 +82,16 @@ operator_key_file = "operator.key"
 [api]
 # host = "127.0.0.1"
 # port = 8080
+
+# Nodes of the network, in order of preference (docs/operator.md). Templates come from the first that works, found
+# blocks go to all of them. Each is a section of its own; log in by the cookie file, or by user and password_file.
+#   [[node]]
+#   url = "http://127.0.0.1:8332"
+#   cookie_file = "~/.bitcoin/.cookie"
+#   user = "pool"
+#   password_file = "node.password"
+#   zmq_hashblock = "tcp://127.0.0.1:28332"
+#   name = "local"
 """
 
 
@@ -95,6 +119,7 @@ class PolicySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: int = 8
     fee_bps: int = 0
     epoch_seconds: int = 600
+    stale_grace_seconds: int = 1
 
 
 class ChainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +127,9 @@ class ChainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rpc: str
     distributor: str
-    flyover_route: str
+    route: str = "flyover"
+    flyover_route: str = ""
+    deposit_address: str = ""
     operator_key_file: str = ""
     nested_deposits: bool = True
     relay_headers: bool = False
@@ -115,6 +142,17 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8080
 
 
+class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[[node]]."""
+
+    url: str
+    name: str = ""
+    cookie_file: str = ""
+    user: str = ""
+    password_file: str = ""
+    zmq_hashblock: str = ""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. The properties are the values as the rooms want them."""
 
@@ -123,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicySection
     chain: ChainSection
     api: ApiSection = msgspec.field(default_factory=ApiSection)
+    node: tuple[NodeSection, ...] = ()
 
     @property
     def network(self) -> Network:
@@ -133,6 +172,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def data(self) -> Path:
         """The data folder."""
         return Path(self.pool.data)
+
+    @property
+    def nodes(self) -> tuple[NodeSettings, ...]:
+        """How to reach the nodes; empty for the one that is built in."""
+        return tuple(_node_settings(section) for section in self.node)
+
+    @property
+    def deposit_script(self) -> bytes:
+        """The output script of `chain.deposit_address`."""
+        return script_of_address(self.chain.deposit_address, self.network)
 
     @property
     def share_difficulty(self) -> Fraction:
@@ -202,21 +251,87 @@ def _check(config: Config) -> None:
     _check_range("stratum.port", config.stratum.port, 0, 65_535)
     _check_range("api.port", config.api.port, 0, 65_535)
     _check_network(config)
+    _check_range("policy.stale_grace_seconds", config.policy.stale_grace_seconds, 0, 60)
+    _check_nodes(config)
     _check_address("policy.genesis_payee", config.policy.genesis_payee, config.network)
-    for field in ("distributor", "flyover_route"):
-        address = getattr(config.chain, field)
-        payee = _check_address(f"chain.{field}", address, config.network)
-        if payee[0] != KIND_ACCOUNT or len(address) == 2 + 2 * PAYEE_SIZE:
-            raise ConfigError(f"chain.{field} must be an EVM address (0x...), not {address!r}")
+    _check_account("distributor", config)
+    _check_route(config)
+
+
+def _check_account(field: str, config: Config) -> None:
+    """A contract's address in [chain]."""
+    address = getattr(config.chain, field)
+    payee = _check_address(f"chain.{field}", address, config.network)
+    if payee[0] != KIND_ACCOUNT or len(address) == 2 + 2 * PAYEE_SIZE:
+        raise ConfigError(f"chain.{field} must be an EVM address (0x...), not {address!r}")
+
+
+def _check_route(config: Config) -> None:
+    chain = config.chain
+    if chain.route not in ROUTES:
+        raise ConfigError(f"chain.route must be one of {', '.join(ROUTES)}, not {chain.route!r}")
+    if chain.route == "flyover":
+        if config.network.pow_name != "sha256d":
+            raise ConfigError(f"chain.route 'flyover' is Rootstock's bridge to Bitcoin; {config.network.name} has none")
+        _check_account("flyover_route", config)
+        return
+    try:
+        _ = config.deposit_script
+    except PayeeError as error:
+        raise ConfigError(f"chain.deposit_address: {error}") from None
+
+
+def _check_nodes(config: Config) -> None:
+    if not config.node and config.pool.network != EMBEDDED_NETWORK:
+        raise ConfigError(f"pool.network {config.pool.network!r} needs at least one [[node]] with its url")
+    names = [settings.shown_name for settings in config.nodes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two nodes are called {name!r}; give each [[node]] another name")
+
+
+def _node_settings(section: NodeSection) -> NodeSettings:
+    """A node's section as the node room wants it. Raises ConfigError."""
+    where = f"node {section.name or section.url!r}"
+    url = urlsplit(section.url)
+    try:
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise ConfigError(f"{where}: url must be http://HOST:PORT, not {section.url!r}")
+    if url.username is not None or url.password is not None:
+        raise ConfigError(f"node at {url.hostname}: url must hold no password; use cookie_file or password_file")
+    if section.cookie_file and (section.user or section.password_file):
+        raise ConfigError(f"{where}: cookie_file, or user with password_file, not both")
+    if bool(section.user) != bool(section.password_file):
+        raise ConfigError(f"{where}: user and password_file belong together")
+    zmq = section.zmq_hashblock
+    if zmq and not zmq.startswith(("tcp://", "ipc://")):
+        raise ConfigError(f"{where}: zmq_hashblock must be tcp://HOST:PORT or ipc://PATH, not {zmq!r}")
+    login = Login(
+        cookie_file=_path(section.cookie_file),
+        user=section.user or None,
+        password_file=_path(section.password_file),
+    )
+    return NodeSettings(url=section.url, login=login, name=section.name, zmq_hashblock=zmq)
+
+
+def _path(text: str) -> Path | None:
+    """A path, `~` being the user's home; None when none is given."""
+    return Path(text).expanduser() if text else None
 
 
 def _check_network(config: Config) -> None:
     network = config.network
+    text = config.stratum.share_difficulty
     try:
-        difficulty = config.share_difficulty
-    except (ValueError, ZeroDivisionError):
-        text = config.stratum.share_difficulty
-        raise ConfigError(f"stratum.share_difficulty must be a decimal number or a fraction, not {text!r}") from None
+        # Fraction would take any exponent, and fill the memory with its zeros.
+        difficulty = config.share_difficulty if _DIFFICULTY.fullmatch(text) else None
+    except ZeroDivisionError:
+        difficulty = None
+    if difficulty is None:
+        raise ConfigError(f"stratum.share_difficulty must be a decimal number or a fraction, not {text[:80]!r}")
     if difficulty < network.min_share_difficulty:
         floor = network.min_share_difficulty
         raise ConfigError(f"stratum.share_difficulty {difficulty} is below the floor of {network.name}, {floor}")
@@ -226,10 +341,6 @@ def _check_network(config: Config) -> None:
         raise ConfigError(f"stratum.share_difficulty: {error}") from None
     if config.emulated_target is not None and not network.may_emulate_target:
         raise ConfigError(f"pool.emulated_network_target is for regtest only; take the line out on {network.name}")
-    if network.name != "regtest":
-        raise ConfigError(
-            f"pool.network {network.name!r} needs a node by JSON-RPC, which is not built yet; use 'regtest'"
-        )
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:

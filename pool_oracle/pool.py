@@ -38,6 +38,7 @@ from pool_oracle.work.share import CheckedShare, check_header, pack_header, roll
 from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.template import Job, Template, assemble_block, make_job
 
+COINBASE_TAG = b"/pool_oracle/"
 EXTRANONCE1_SIZE = 4
 EXTRANONCE2_SIZE = 8
 MAX_NTIME_AHEAD = 7000

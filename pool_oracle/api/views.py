@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pool_oracle.chain.distributor import DistributorClient, part_of
 from pool_oracle.epoch.keeper import Epoch, EpochKeeper
-from pool_oracle.epoch.rewards import RewardKeeper
+from pool_oracle.epoch.rewards import Reward
 from pool_oracle.errors import InputError
 from pool_oracle.ledger.bundle import read_leaves
 from pool_oracle.payout.manifest import cid
@@ -28,7 +29,12 @@ class Views:
     """
 
     def __init__(
-        self, name: str, pool: Pool, keeper: EpochKeeper, rewards: RewardKeeper, distributor: DistributorClient
+        self,
+        name: str,
+        pool: Pool,
+        keeper: EpochKeeper,
+        rewards: Mapping[bytes, Reward],
+        distributor: DistributorClient,
     ) -> None:
         """`name` is the pool's."""
         self._name = name
@@ -102,7 +108,7 @@ class Views:
         """Every block that miners of this pool found, newest first."""
         rows = []
         for block in reversed(self._pool.blocks):
-            reward = self._rewards.rewards.get(block.hash)
+            reward = self._rewards.get(block.hash)
             rows.append(
                 {
                     "height": block.height,

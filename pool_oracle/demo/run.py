@@ -24,7 +24,7 @@ from pool_oracle.bitcoin_wallet import BitcoinWallet
 from pool_oracle.chain.anvil import Anvil, find_project_root
 from pool_oracle.chain.client import Chain, Sender
 from pool_oracle.chain.distributor import Payout
-from pool_oracle.chain.flyover import BRIDGE_ADDRESS, CONFIRMATIONS
+from pool_oracle.chain.flyover import BRIDGE_ADDRESS, CONFIRMATIONS, FlyoverRouteClient
 from pool_oracle.demo.report import DemoReport, Row
 from pool_oracle.demo.scenario import (
     GENESIS,
@@ -247,7 +247,9 @@ class Demo:
                 checked += count
                 advance(checked)
 
-            terms = await asyncio.to_thread(self._app.route.terms)
+            route = self._app.route
+            assert isinstance(route, FlyoverRouteClient)  # noqa: S101 - the demo's configuration says so
+            terms = await asyncio.to_thread(route.terms)
             audit = BundleAudit(self._folder / "pool" / "bundles", terms=terms, progress=progress)
             report = await asyncio.to_thread(audit.run)
             await asyncio.to_thread(audit_chain, audit, self._app.distributor)

@@ -10,14 +10,14 @@ import structlog
 from pool_oracle.chain.client import Sender
 from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registration
 from pool_oracle.epoch.keeper import EpochKeeper
-from pool_oracle.errors import ChainError, NodeError
+from pool_oracle.errors import ChainError, JobError, NodeError
 from pool_oracle.hashes import sha256d
 from pool_oracle.logbook import FoundBlock
 from pool_oracle.node.source import NodeSource
 from pool_oracle.pool import Pool
 from pool_oracle.work.block import parse_block
-from pool_oracle.work.merkle import coinbase_partial_tree
 from pool_oracle.work.share import display
+from pool_oracle.work.spv import prove_coinbase
 
 HEADERS_PER_TRANSACTION = 50
 
@@ -64,7 +64,7 @@ class RewardKeeper:
         for block in due:
             try:
                 registration = known.get(sha256d(block.coinbase)) or await self._register(block)
-            except (ChainError, NodeError) as error:
+            except (ChainError, NodeError, JobError) as error:
                 # One reward that cannot be registered must not keep the others waiting.
                 log.error("reward not registered", height=block.height, hash=display(block.hash), problem=str(error))
                 continue
@@ -78,13 +78,14 @@ class RewardKeeper:
         block = parse_block(await self._node.block(found.height))
         if block.hash != found.hash:
             return None
+        proof = prove_coinbase(block, found.height, ())
         epoch = self._keeper.epochs[found.epoch]
         registration = await asyncio.to_thread(
             self._route.register,
             self._sender,
-            block.coinbase.serialize(with_witness=False),
-            found.height,
-            coinbase_partial_tree(block.txids),
+            proof.coinbase,
+            proof.height,
+            proof.partial_tree(),
             epoch.root,
             epoch.manifest_hash,
         )

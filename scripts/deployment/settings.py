@@ -52,6 +52,7 @@ class DistributorPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fee_cap_bps: int
     asset: Literal["native", "token"] = "native"
     token: str | None = None
+    route: Literal["native", "deposit"] | None = None
     activation_delay: int = 0
     min_payout: int = 0
 
@@ -112,7 +113,7 @@ class Settings(SettingsFile, frozen=True, kw_only=True):
         """The name that the manifests give the route."""
         if self.flyover is not None:
             return "flyover"
-        return "native" if self.distributor.asset == "native" else "deposit"
+        return self.distributor.route or ("native" if self.distributor.asset == "native" else "deposit")
 
     def check_refunds(self, digests: Iterable[bytes]) -> None:
         """Raise ConfigError where a refund would reach somebody who is the operator's, given as 20-byte ids."""
@@ -208,6 +209,10 @@ def _check_url(url: str) -> None:
 
 def _check_asset(settings: Settings) -> None:
     distributor = settings.distributor
+    if distributor.route is not None and settings.flyover is not None:
+        raise ConfigError("distributor.route is for a distributor without [flyover]; take one of them out")
+    if distributor.route == "native" and distributor.asset == "token":
+        raise ConfigError("distributor.route 'native' pays the chain's own coin, not a token; use 'deposit'")
     if distributor.asset == "native" and distributor.token is not None:
         raise ConfigError("distributor.token is for asset = 'token'; take it out, or change the asset")
     if distributor.asset == "token":

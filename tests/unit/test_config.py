@@ -46,7 +46,7 @@ def test_the_lines_that_the_example_comments_out_show_the_defaults(load):
         name, separator, _ = line.removeprefix("# ").partition(" = ")
         shown.append(line.removeprefix("# ") if separator and name.isidentifier() else line)
     text = "\n".join(shown)
-    assert len(tomllib.loads(text)["policy"]) == 4
+    assert len(tomllib.loads(text)["policy"]) == 5
     assert load(text) == load(FILLED)
 
 
@@ -107,7 +107,9 @@ def test_a_key_file_that_nobody_names_is_an_error(load, monkeypatch):
         ('share_difficulty = "0.000001"', 'share_difficulty = "1/0"', "1/0"),
         ('share_difficulty = "0.000001"', 'share_difficulty = "nan"', "nan"),
         ('share_difficulty = "0.000001"', 'share_difficulty = "0"', "floor of regtest"),
-        ('share_difficulty = "0.000001"', 'share_difficulty = "-1"', "floor of regtest"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "-1"', "decimal number"),
+        ('share_difficulty = "0.000001"', 'share_difficulty = "1e999999999"', "decimal number"),
+        ("# stale_grace_seconds = 1", "stale_grace_seconds = 61", "0 to 60"),
         ('share_difficulty = "0.000001"', "share_difficulty = 0.000001", "share_difficulty"),
         ('share_difficulty = "0.000001"', 'share_difficulty = "1e80"', "share_difficulty"),
         ("# window = 8", "window = 0", "1 to 127"),
@@ -150,12 +152,93 @@ def test_only_regtest_may_emulate_a_network_target(load):
         load(text)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "regtest"])
-def test_a_network_without_a_node_is_refused_with_the_one_that_works(load, name):
+def on(network: str, *, route: str = f'flyover_route = "{PAYEE}"') -> str:
+    """The example for another network, with one node."""
     lines = [line for line in FILLED.splitlines() if not line.startswith("emulated_network_target")]
-    text = "\n".join(lines).replace('network = "regtest"', f'network = "{name}"').replace("0.000001", "8")
-    with pytest.raises(ConfigError, match="use 'regtest'"):
-        load(text)
+    text = "\n".join(lines).replace('network = "regtest"', f'network = "{network}"').replace("0.000001", "8")
+    return text.replace(ROUTE, route)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "regtest"])
+def test_a_network_without_a_node_built_in_needs_one(load, name):
+    with pytest.raises(ConfigError, match=r"needs at least one \[\[node\]\]"):
+        load(on(name))
+
+
+def test_nodes_are_read_in_their_order(load):
+    nodes = load(
+        on("main")
+        + """
+[[node]]
+url = "http://127.0.0.1:8332"
+cookie_file = "~/.bitcoin/.cookie"
+zmq_hashblock = "tcp://127.0.0.1:28332"
+[[node]]
+url = "https://node.example:443/"
+name = "far"
+user = "pool"
+password_file = "/run/secrets/node"
+"""
+    ).nodes
+    assert [node.shown_name for node in nodes] == ["127.0.0.1:8332", "far"]
+    assert nodes[0].login.cookie_file == Path.home() / ".bitcoin" / ".cookie"
+    assert (nodes[0].login.user, nodes[0].zmq_hashblock) == (None, "tcp://127.0.0.1:28332")
+    assert (nodes[1].login.user, nodes[1].login.password_file) == ("pool", Path("/run/secrets/node"))
+
+
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ('url = "127.0.0.1:8332"', "http://HOST:PORT"),
+        ('url = "http://"', "http://HOST:PORT"),
+        ('url = "http://host:99999"', "http://HOST:PORT"),
+        ('url = "http://user:secret@host:8332"', "no password"),
+        ('url = "http://h:1"\nuser = "pool"', "password_file"),
+        ('url = "http://h:1"\npassword_file = "x"', "belong together"),
+        ('url = "http://h:1"\ncookie_file = "c"\nuser = "pool"\npassword_file = "x"', "not both"),
+        ('url = "http://h:1"\nzmq_hashblock = "28332"', "zmq_hashblock"),
+        ('url = "http://h:1"\npassword = "secret"', "password"),
+        ('url = "http://h:1"\n[[node]]\nurl = "http://h:1"', "two nodes"),
+        ('name = "x"', "url"),
+    ],
+)
+def test_a_wrong_node_is_named_and_no_password_shown(load, section, word):
+    with pytest.raises(ConfigError) as caught:
+        load(f"{on('main')}\n[[node]]\n{section}\n")
+    assert word in str(caught.value)
+    assert "secret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "script"),
+    [
+        ("main", "1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2", "76a91477bff20c60e522dfaa3350c39b030a5d004e839a88ac"),
+        ("litecoin", "ltc1qw508d6qejxtdg4y5r3zarvary0c5xw7kgmn4n9", "0014751e76e8199196d454941c45d1b3a323f1433bd6"),
+    ],
+)
+def test_a_deposit_may_go_to_any_address_of_the_network(load, network, address, script):
+    route = f'route = "deposit"\ndeposit_address = "{address}"'
+    config = load(on(network, route=route) + '\n[[node]]\nurl = "http://127.0.0.1:8332"\n')
+    assert config.deposit_script.hex() == script
+
+
+@pytest.mark.parametrize(
+    ("network", "route", "word"),
+    [
+        ("main", 'route = "bridge"', "flyover, deposit"),
+        ("main", 'route = "deposit"', "chain.deposit_address"),
+        (
+            "main",
+            'route = "deposit"\ndeposit_address = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"',
+            "deposit_address",
+        ),
+        ("main", "", "chain.flyover_route"),
+        ("litecoin", ROUTE, "litecoin has none"),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused(load, network, route, word):
+    with pytest.raises(ConfigError, match=word):
+        load(f'{on(network, route=route)}\n[[node]]\nurl = "http://127.0.0.1:8332"\n')
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_way_to_one(tmp_path):
