@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ANALYSIS := .venv-analysis
 CONTRACTS := $(shell find contracts -name '*.sol' 2>/dev/null)
 PYTEST_ARGS ?=
 
@@ -23,6 +24,17 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv" >&2; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# slither and halmos want other versions of what we use, and only the tests need them.
+.PHONY: analysers
+analysers: $(ANALYSIS)/.ready ## Environment of slither and halmos, which the tests use
+
+$(ANALYSIS)/.ready: requirements-analysis.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: $$($(PYTHON) --version) found" >&2; exit 2; }
+	@echo "Installing the analysers of requirements-analysis.lock (half a minute or so)"
+	@$(PYTHON) -m venv $(ANALYSIS) || { echo "the venv module is missing: apt-get install python3-venv" >&2; exit 2; }
+	@$(ANALYSIS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-analysis.lock
 	@touch $@
 
 node_modules/.ready: package.json package-lock.json
@@ -46,7 +58,7 @@ demo: setup ## Run a whole pool, from the first share to the last claimed wei (K
 	@KEEP=$(KEEP) exec $(BIN)/pool-oracle demo
 
 .PHONY: test
-test: setup ## Run every test
+test: setup analysers ## Run every test, slither and halmos among them
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 # --- style ------------------------------------------------------------------------------------------------------------
@@ -82,8 +94,9 @@ format: $(VENV)/.ready ## Format the Python sources
 .PHONY: lock
 lock: ## Renew the lock files (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --all-extras pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes requirements-analysis.in -o requirements-analysis.lock
 	@npm install --package-lock-only --silent
 
 .PHONY: clean
 clean: ## Remove everything that set-up and tests made
-	@rm -rf $(VENV) node_modules build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(ANALYSIS) node_modules build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

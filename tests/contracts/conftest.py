@@ -1,8 +1,14 @@
-"""One anvil for all contract tests, and what they share: deploying, sending, reading errors, building claims."""
+"""One anvil for all contract tests, and what they share: deploying, sending, reading errors, building claims.
+
+And for the analysers: projects of their own, in which they may leave what they like.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,6 +122,17 @@ class Chain:
         """The arguments of each such event in a receipt."""
         return [dict(log["args"]) for log in event().process_receipt(receipt, errors=DISCARD)]
 
+    def payments(self, receipt: Any) -> list[tuple[str, int]]:
+        """Every call of a transaction that moved wei, as (to, amount)."""
+        found = []
+        pending = [self.raw("debug_traceTransaction", receipt["transactionHash"].to_0x_hex(), {"tracer": "callTracer"})]
+        while pending:
+            call = pending.pop()
+            pending.extend(call.get("calls", []))
+            if int(call.get("value", "0x0"), 16) > 0:
+                found.append((Web3.to_checksum_address(call["to"]), int(call["value"], 16)))
+        return found
+
     def selector(self, error: str) -> bytes:
         """The first four bytes of an error's data."""
         return next(selector for selector, (name, _) in self._errors.items() if name == error)
@@ -196,6 +213,54 @@ class Pool:
     def unattributed(self) -> int:
         """What has arrived and is in no payout yet."""
         return self.chain.balance(self.address) - self.call.totalAccounted().call()
+
+
+class ForgeProject:
+    """A project of some of our sources, compiled as ours are, for an analyser of `.venv-analysis`."""
+
+    ANALYSERS = ROOT / ".venv-analysis"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "project"
+        self.folder.mkdir()
+        self._home = folder / "home"  # all of them write there
+        self._home.mkdir()
+        shutil.copytree(ROOT / "scripts" / "solc", self.folder / "scripts" / "solc")
+        shutil.copyfile(ROOT / "foundry.toml", self.folder / "foundry.toml")
+        (self.folder / "node_modules").symlink_to(ROOT / "node_modules")
+
+    def add(self, *names: str) -> None:
+        """Copy sources, and those that they import by a relative path."""
+        for name in names:
+            copy = self.folder / name
+            if copy.exists():
+                continue
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            text = (ROOT / name).read_text(encoding="utf-8")
+            copy.write_text(text, encoding="utf-8")
+            imported = [line.split('"')[1] for line in text.splitlines() if line.startswith("import ") and '"' in line]
+            self.add(*(os.path.normpath(Path(name).parent / path) for path in imported if path.startswith(".")))
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        """Change what stands in one place of a source; that it stands there no more is a failure."""
+        text = (self.folder / name).read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{name} does not say once: {old!r}; adapt this test to the source"
+        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def run(self, program: str, *arguments: str, timeout: int) -> subprocess.CompletedProcess[str]:
+        """Run a program of the analysers' environment in the project; it sees nothing of the user's settings."""
+        programs, packages = self.ANALYSERS / "bin", ROOT / "node_modules" / ".bin"
+        assert (self.ANALYSERS / ".ready").exists(), "the analysers are not installed: run 'make analysers'"
+        assert (packages / "forge").exists(), "forge is not installed: run 'make setup'"
+        return subprocess.run(
+            [str(programs / program), *arguments],
+            cwd=self.folder,
+            env={"HOME": str(self._home), "PATH": f"{packages}:{programs}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
 
 class BitcoinKey:
@@ -280,6 +345,12 @@ def make_pool(chain: Chain) -> Any:
 def pool(chain: Chain) -> Pool:
     """A pool without fee, delay and minimum."""
     return Pool(chain)
+
+
+@pytest.fixture(scope="session")
+def make_project(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes a ForgeProject with nothing in it yet."""
+    return lambda: ForgeProject(tmp_path_factory.mktemp("forge"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ REFUSE = bytes.fromhex("5f5ffd")  # PUSH0 PUSH0 REVERT
 BURN = bytes.fromhex("5b5f56")  # JUMPDEST PUSH0 JUMP
 LONG_ANSWER = bytes.fromhex("6140005ffd")  # REVERT with 16,384 bytes
 SEND_GAS = 50_000
+FULL_WORD = 2**256 - 1  # all of 256 payouts claimed
 
 
 def owed(pool, who):
@@ -87,6 +88,59 @@ def test_payouts_256_apart_are_different_and_each_is_claimed_once_in_any_order_o
         assert pool.chain.refusal(pool.claim(payee, 2, claimed)) == ("AlreadyClaimed", payee, claimed)
     assert not pool.call.isClaimed(payee, 2).call()
     assert not pool.call.isClaimed(payee, 255).call()
+
+
+def test_a_whole_word_of_256_payouts_is_claimed_in_one_call_with_one_transfer_and_never_again(pool):
+    for _ in range(256):
+        pool.fund(pool.tree, 10)
+    payee = pool.payees[0]
+    receipt = pool.chain.send(pool.claim(payee, *range(256)))
+    assert pool.chain.payments(receipt) == [(pool.miners[0], 1280)]
+    (event,) = pool.chain.events(pool.contract.events.Claimed, receipt)
+    assert (event["word"], event["bits"], event["amount"]) == (0, FULL_WORD, 1280)
+    assert pool.call.claimedWord(payee, 0).call() == FULL_WORD
+    assert pool.call.claimedWord(payee, 1).call() == 0
+    for i in range(256):
+        assert pool.call.isClaimed(payee, i).call()
+        assert pool.chain.refusal(pool.claim(payee, i)) == ("AlreadyClaimed", payee, i)
+    assert pool.chain.refusal(pool.claim(payee, *range(256))) == ("AlreadyClaimed", payee, 0)
+    assert not any(pool.call.isClaimed(other, i).call() for other in pool.payees[1:] for i in (0, 255))
+    assert pool.chain.balance(pool.miners[0]) == 1280
+    assert pool.chain.balance(pool.address) == pool.call.totalAccounted().call() == 1280
+
+
+def test_256_payouts_across_two_words_are_claimed_in_one_call_with_one_transfer(pool):
+    for _ in range(385):
+        pool.fund(pool.tree, 10)
+    payee = pool.payees[0]
+    receipt = pool.chain.send(pool.claim(payee, *range(128, 384)))
+    assert pool.chain.payments(receipt) == [(pool.miners[0], 1280)]
+    events = pool.chain.events(pool.contract.events.Claimed, receipt)
+    upper_half, lower_half = FULL_WORD - (2**128 - 1), 2**128 - 1
+    assert [(e["word"], e["bits"], e["amount"]) for e in events] == [(0, upper_half, 640), (1, lower_half, 640)]
+    assert [pool.call.claimedWord(payee, word).call() for word in range(3)] == [upper_half, lower_half, 0]
+    for unclaimed in (0, 127, 384):
+        for claimed in (128, 255, 256, 383):
+            again = pool.claim(payee, unclaimed, claimed)
+            assert pool.chain.refusal(again) == ("AlreadyClaimed", payee, claimed)
+    assert pool.chain.balance(pool.miners[0]) == 1280
+
+
+def test_256_payouts_of_a_token_are_claimed_with_one_transfer(chain, pool, make_claim):
+    token = chain.deploy("TestToken")
+    distributor = chain.deploy("TokenDistributor", tuple(pool.settings.values()), token.address)
+    payee = pool.payees[0]
+    for _ in range(256):
+        chain.send(token.functions.mint(distributor.address, 10))
+        chain.send(distributor.functions.sync())
+    claims = [make_claim(pool.tree, payee, i) for i in range(256)]
+    receipt = chain.send(distributor.functions.claim(payee, claims))
+    (transfer,) = chain.events(token.events.Transfer, receipt)
+    assert transfer == {"from": distributor.address, "to": pool.miners[0], "value": 1280}
+    assert token.functions.balanceOf(pool.miners[0]).call() == 1280
+    assert distributor.functions.claimedWord(payee, 0).call() == FULL_WORD
+    for i in (0, 127, 128, 255):
+        assert chain.refusal(distributor.functions.claim(payee, [claims[i]])) == ("AlreadyClaimed", payee, i)
 
 
 def test_one_bad_claim_undoes_the_good_ones_beside_it(pool):
