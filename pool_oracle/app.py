@@ -21,6 +21,7 @@ from pool_oracle.epoch.rewards import HeaderRelay, Reward, RewardKeeper
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.node.opening import open_node
 from pool_oracle.pool import COINBASE_TAG, Pool
+from pool_oracle.stratum.desk import LocalDesk
 from pool_oracle.stratum.server import StratumServer
 
 REWARD_SECONDS = 2
@@ -66,6 +67,7 @@ class PoolApp:
             tag=COINBASE_TAG,
             blocks_folder=config.data / "blocks",
             stale_grace=config.policy.stale_grace_seconds,
+            extranonce2_size=config.stratum.extranonce2_size,
             emulated_target=config.emulated_target,
         )
         identity = Identity(
@@ -112,7 +114,7 @@ class PoolApp:
         return self.rewards.rewards
 
     async def _serve(self, rewards: dict[bytes, Reward]) -> None:
-        stratum = StratumServer(self.pool, self.config.share_difficulty)
+        stratum = StratumServer(LocalDesk(self.pool), self.config.stratum_settings)
         self.stratum_port = await stratum.start(self.config.stratum.host, self.config.stratum.port)
         self._cleanup.push_async_callback(stratum.stop)
         views = Views(self.config.pool.name, self.pool, self.keeper, rewards, self.distributor)

@@ -20,7 +20,7 @@ from pool_oracle.config import Config
 from pool_oracle.errors import ConfigError, NodeError, PoolOracleError
 from pool_oracle.node.opening import NodeSettings, open_core_node
 from pool_oracle.payout.commitment import commitment_script
-from pool_oracle.pool import COINBASE_TAG, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE
+from pool_oracle.pool import COINBASE_TAG, EXTRANONCE1_SIZE, EXTRANONCE2_SIZES
 from pool_oracle.units import Wei, format_wei
 from pool_oracle.work.firmware import firmware_warning
 from pool_oracle.work.scripts import p2wsh
@@ -29,7 +29,7 @@ from pool_oracle.work.template import Job, Template, assemble_block, make_job
 
 MIN_FREE_BYTES = 1 << 30
 MAX_CLOCK_SKEW_SECONDS = 600
-TRIAL_EXTRANONCES = EXTRANONCE1_SIZE + EXTRANONCE2_SIZE
+TRIAL_EXTRANONCES = EXTRANONCE1_SIZE + EXTRANONCE2_SIZES[-1]
 
 
 @dataclass(frozen=True, slots=True)

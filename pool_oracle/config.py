@@ -6,11 +6,13 @@ Secrets never stand in it: the operator's key is in a file of its own, whose pat
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import tomllib
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,6 +25,8 @@ from pool_oracle.payout.addresses import script_of_address
 from pool_oracle.payout.manifest import Policy
 from pool_oracle.payout.payee import KIND_ACCOUNT, PAYEE_SIZE, format_payee, parse_payee
 from pool_oracle.payout.window import S, check_window
+from pool_oracle.stratum.limits import AddressSet, LimitSettings
+from pool_oracle.stratum.settings import StratumSettings
 from pool_oracle.units import Payee
 from pool_oracle.work.share import target_from_wire
 from pool_oracle.work.targets import difficulty_to_target
@@ -48,8 +52,23 @@ emulated_network_target = "0x000010000000000000000000000000000000000000000000000
 [stratum]
 # host = "0.0.0.0"
 # port = 3333
-# The share difficulty of every connection: a decimal number or a fraction.
+# The share difficulty that a connection begins with: a decimal number or a fraction.
 share_difficulty = "0.000001"
+# What vardiff aims at, 1 to 600 shares a minute for each connection; 0 leaves everybody at share_difficulty.
+# shares_per_minute = 8
+# Bytes of extranonce2 that miners roll: 4 to 8. Rental proxies want at least 4.
+# extranonce2_size = 8
+# Processes that serve miners; 0 is the pool's own. Each takes a core when it has much to do.
+# workers = 0
+# A certificate (PEM, with its chain) and its key, for miners that speak TLS.
+#   certificate = "fullchain.pem"
+#   private_key = "privkey.pem"
+# Networks of load balancers that announce miners by the PROXY protocol.
+# proxies = []
+
+# Limits for each connection and address: docs/operator.md names them. What stands here replaces a default.
+#   [stratum.limits]
+#   max_connections_per_address = 1024
 
 [policy]
 # The window X, in blocks of work: 1 to 127.
@@ -110,6 +129,14 @@ class StratumSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share_difficulty: str
     host: str = "0.0.0.0"  # noqa: S104 - miners come from outside
     port: int = 3333
+    shares_per_minute: int = 8
+    min_share_difficulty: str = ""
+    extranonce2_size: int = 8
+    workers: int = 0
+    certificate: str = ""
+    private_key: str = ""
+    proxies: tuple[str, ...] = ()
+    limits: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class PolicySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,8 +212,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def share_difficulty(self) -> Fraction:
-        """The share difficulty of every connection, exact."""
-        return Fraction(self.stratum.share_difficulty)
+        """The share difficulty that a connection begins with, exact. Raises ConfigError."""
+        return _difficulty("stratum.share_difficulty", self.stratum.share_difficulty)
+
+    @property
+    def stratum_settings(self) -> StratumSettings:
+        """How miners are served. Raises ConfigError for limits that cannot be."""
+        section = self.stratum
+        floor = section.min_share_difficulty
+        return StratumSettings(
+            share_difficulty=self.share_difficulty,
+            shares_per_minute=section.shares_per_minute,
+            min_share_difficulty=_difficulty("stratum.min_share_difficulty", floor) if floor else None,
+            limits=_limits(section.limits),
+            certificate=_path(section.certificate),
+            private_key=_path(section.private_key),
+            proxies=section.proxies,
+        )
 
     @property
     def genesis_payee(self) -> Payee:
@@ -249,6 +291,12 @@ def _check(config: Config) -> None:
     _check_range("policy.fee_bps", config.policy.fee_bps, 0, 10_000)
     _check_range("policy.epoch_seconds", config.policy.epoch_seconds, 1, 1 << 31)
     _check_range("stratum.port", config.stratum.port, 0, 65_535)
+    _check_range("stratum.shares_per_minute", config.stratum.shares_per_minute, 0, 600)
+    _check_range("stratum.extranonce2_size", config.stratum.extranonce2_size, 4, 8)
+    _check_range("stratum.workers", config.stratum.workers, 0, 64)
+    if bool(config.stratum.certificate) != bool(config.stratum.private_key):
+        raise ConfigError("stratum.certificate and stratum.private_key belong together")
+    AddressSet(config.stratum.proxies)
     _check_range("api.port", config.api.port, 0, 65_535)
     _check_network(config)
     _check_range("policy.stale_grace_seconds", config.policy.stale_grace_seconds, 0, 60)
@@ -324,23 +372,42 @@ def _path(text: str) -> Path | None:
 
 def _check_network(config: Config) -> None:
     network = config.network
-    text = config.stratum.share_difficulty
-    try:
-        # Fraction would take any exponent, and fill the memory with its zeros.
-        difficulty = config.share_difficulty if _DIFFICULTY.fullmatch(text) else None
-    except ZeroDivisionError:
-        difficulty = None
-    if difficulty is None:
-        raise ConfigError(f"stratum.share_difficulty must be a decimal number or a fraction, not {text[:80]!r}")
-    if difficulty < network.min_share_difficulty:
-        floor = network.min_share_difficulty
-        raise ConfigError(f"stratum.share_difficulty {difficulty} is below the floor of {network.name}, {floor}")
-    try:
-        difficulty_to_target(difficulty, network.difficulty_1_target)
-    except TargetError as error:
-        raise ConfigError(f"stratum.share_difficulty: {error}") from None
+    settings = config.stratum_settings
+    for field, difficulty in (
+        ("share_difficulty", settings.share_difficulty),
+        ("min_share_difficulty", settings.min_share_difficulty or network.min_share_difficulty),
+    ):
+        if difficulty < network.min_share_difficulty:
+            floor = network.min_share_difficulty
+            raise ConfigError(f"stratum.{field} {difficulty} is below the floor of {network.name}, {floor}")
+        try:
+            difficulty_to_target(difficulty, network.difficulty_1_target)
+        except TargetError as error:
+            raise ConfigError(f"stratum.{field}: {error}") from None
     if config.emulated_target is not None and not network.may_emulate_target:
         raise ConfigError(f"pool.emulated_network_target is for regtest only; take the line out on {network.name}")
+
+
+def _difficulty(field: str, text: str) -> Fraction:
+    """A share difficulty. Fraction alone would take any exponent, and fill the memory with its zeros."""
+    try:
+        if _DIFFICULTY.fullmatch(text):
+            return Fraction(text)
+    except ZeroDivisionError:
+        pass
+    raise ConfigError(f"{field} must be a decimal number or a fraction, not {text[:80]!r}")
+
+
+def _limits(section: dict[str, Any]) -> LimitSettings:
+    """[stratum.limits]. Raises ConfigError naming what is not one."""
+    names = {field.name for field in dataclasses.fields(LimitSettings)}
+    for name in section:
+        if name not in names:
+            raise ConfigError(f"stratum.limits.{name} is no limit; there are {', '.join(sorted(names))}")
+    try:
+        return msgspec.convert(section, LimitSettings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"stratum.limits: {error}") from None
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from pool_oracle.errors import CorruptLog
 from pool_oracle.hashes import sha256d
+from pool_oracle.judge import SeenHeaders
 from pool_oracle.ledger.sharelog import ShareLog, replay
 from pool_oracle.payout.payee import parse_payee
 from pool_oracle.payout.window import PplnsWindow, share_unit
@@ -27,9 +28,6 @@ from pool_oracle.work.records import (
 from pool_oracle.work.share import StratumJob, display
 from pool_oracle.work.targets import nbits_to_target
 from pool_oracle.work.template import Job
-
-SEEN_TIPS = 16
-"""Tips whose shares are remembered against duplicates: more than any reorganisation has blocks."""
 
 
 class BlockState(StrEnum):
@@ -107,24 +105,6 @@ class EpochClose:
     time: int
     segment: int
     weights: dict[Payee, int]
-
-
-class SeenHeaders:
-    """The hashes of the headers of accepted shares, by the block they build on.
-
-    Headers on a tip that is gone cannot be accepted, but a reorganisation may bring it back: the last few tips stay.
-    """
-
-    def __init__(self) -> None:
-        self._by_tip: dict[bytes, set[bytes]] = {}
-
-    def of(self, tip: bytes) -> set[bytes]:
-        """The hashes seen on `tip`."""
-        seen = self._by_tip.pop(tip, None)
-        self._by_tip[tip] = seen = set() if seen is None else seen  # the last used tip stands last
-        if len(self._by_tip) > SEEN_TIPS:
-            del self._by_tip[next(iter(self._by_tip))]
-        return seen
 
 
 @dataclass(slots=True)

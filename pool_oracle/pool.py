@@ -7,8 +7,6 @@ is the order of their acceptance, and no lock is needed.
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import structlog
 
 from pool_oracle.blocks import BlockKeeper
 from pool_oracle.errors import InputError, JobError, NodeError, ShareRefused
+from pool_oracle.judge import Judge, LiveJob, Submission
 from pool_oracle.ledger.sharelog import ShareLog, now_micros
 from pool_oracle.logbook import (
     EpochClose,
@@ -30,20 +29,16 @@ from pool_oracle.networks import Network
 from pool_oracle.node.source import NodeSource
 from pool_oracle.payout.commitment import commitment_script
 from pool_oracle.payout.payee import format_payee
-from pool_oracle.payout.window import share_unit
 from pool_oracle.units import Payee
 from pool_oracle.work.firmware import firmware_warning
 from pool_oracle.work.records import ShareRecord
-from pool_oracle.work.share import CheckedShare, check_header, pack_header, rolled_version
-from pool_oracle.work.targets import nbits_to_target
+from pool_oracle.work.share import display
 from pool_oracle.work.template import Job, Template, assemble_block, make_job
 
 COINBASE_TAG = b"/pool_oracle/"
 EXTRANONCE1_SIZE = 4
-EXTRANONCE2_SIZE = 8
-MAX_NTIME_AHEAD = 7000
-"""Seconds that a share's ntime may be ahead of the template's; a node refuses blocks 7,200 ahead of its clock."""
-
+EXTRANONCE2_SIZES = range(4, 9)
+"""How many bytes of extranonce2 a pool may leave to miners: a rental proxy needs four."""
 JOB_SECONDS = 60
 """How old a job's time may get before miners are given a new one."""
 
@@ -61,21 +56,6 @@ class Commitment:
     reward_script: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A miner's answer to a job, parsed but not judged. `version_bits` is None without version rolling."""
-
-    job_id: str
-    worker: int
-    extranonce1: bytes
-    extranonce2: bytes
-    ntime: int
-    nonce: int
-    version_bits: int | None
-    version_mask: int
-    share_bits: int
-
-
 class Pool:
     """Jobs, shares and blocks of one network, under one policy."""
 
@@ -89,6 +69,7 @@ class Pool:
         tag: bytes,
         blocks_folder: Path,
         stale_grace: float = 0,
+        extranonce2_size: int = 8,
         emulated_target: int | None = None,
     ) -> None:
         """Replay the log and be ready; the first `set_commitment` makes the first job. Raises CorruptLog.
@@ -97,10 +78,10 @@ class Pool:
         shares of the one before are accepted.
         """
         self.network = network
+        self.extranonce2_size = extranonce2_size
         self._node = node
         self._log = share_log
         self._tag = tag
-        self._stale_grace = stale_grace
         self._emulated_target = emulated_target
         state = restore_state(share_log, window, emulated_target)
         self.window = state.window
@@ -111,15 +92,13 @@ class Pool:
         for (payee, name), number in state.workers.items():
             self._register(number, payee, name)
         self._next_job = state.next_job
-        self._next_extranonce1 = secrets.randbits(8 * EXTRANONCE1_SIZE)
-        self._jobs: dict[str, Job] = {}
-        self._seen_headers = state.seen
+        self._jobs: dict[int, Job] = {}
+        self.judge = Judge(network, stale_grace, self._take_block, state.seen)
         self._template: Template | None = None
-        self._tip_since = 0.0
         self._commitment: Commitment | None = None
         self._warned_size = 0
         self.job: Job | None = None
-        self.on_job: list[Callable[[Job, bool], None]] = []
+        self.on_job: list[Callable[[LiveJob, bool], None]] = []
 
     @property
     def blocks(self) -> list[FoundBlock]:
@@ -147,14 +126,6 @@ class Pool:
         job = self._make_job(template)  # first, because it may fail, and then everything stays as it is
         clean = self._template is None or template.prev_hash != self._template.prev_hash
         if clean:
-            # Jobs of the tip before stay known for one more tip: a late share there may still be a block.
-            previous = self._template.prev_hash if self._template else b""
-            kept = {i: job for i, job in self._jobs.items() if job.template.prev_hash == previous}
-            for old in self._jobs.values():
-                if old.wire_id not in kept:
-                    self._log.forget_job(old.number)
-            self._jobs = kept
-            self._tip_since = time.monotonic()
             self.block_keeper.look_soon()
         self._template = template
         self._publish(job, clean)
@@ -172,7 +143,7 @@ class Pool:
             commitment=commitment.commitment,
             epoch=commitment.epoch,
             tag=self._tag,
-            extranonce_size=EXTRANONCE1_SIZE + EXTRANONCE2_SIZE,
+            extranonce_size=EXTRANONCE1_SIZE + self.extranonce2_size,
             network_target=self._emulated_target,  # type: ignore[arg-type]
         )
         self._warn_of_size(job)
@@ -181,15 +152,21 @@ class Pool:
     def _publish(self, job: Job, clean: bool) -> None:
         """Make a job the present one: known to shares, defined in the log, sent to miners."""
         self._next_job += 1
-        self._jobs[job.wire_id] = job
-        self._log.define_job(job.number, job_payload(job, EXTRANONCE1_SIZE + EXTRANONCE2_SIZE))
+        self._jobs[job.number] = job
+        self._log.define_job(job.number, job_payload(job, EXTRANONCE1_SIZE + self.extranonce2_size))
+        template = job.template
+        for gone in self.judge.add_job(job.number, job.stratum, job.network_target, template.mintime, template.curtime):
+            self._log.forget_job(gone)
+            del self._jobs[gone]
         self.job = job
+        live = self.judge.job
+        assert live is not None  # noqa: S101 - it was added a few lines above
         for listener in self.on_job:
-            listener(job, clean)
+            listener(live, clean)
 
     def _warn_of_size(self, job: Job) -> None:
         """Tell the operator once about a coinbase that some firmware cannot hash."""
-        size = len(job.stratum.coinb1) + EXTRANONCE1_SIZE + EXTRANONCE2_SIZE + len(job.stratum.coinb2)
+        size = len(job.stratum.coinb1) + EXTRANONCE1_SIZE + self.extranonce2_size + len(job.stratum.coinb2)
         warning = firmware_warning(size)
         if warning is not None and size > self._warned_size:
             self._warned_size = size
@@ -218,11 +195,6 @@ class Pool:
 
     # Workers
 
-    def new_extranonce1(self) -> bytes:
-        """A prefix that no other connection of this run has."""
-        self._next_extranonce1 = (self._next_extranonce1 + 1) % (1 << 8 * EXTRANONCE1_SIZE)
-        return self._next_extranonce1.to_bytes(EXTRANONCE1_SIZE, "big")
-
     def worker(self, payee: Payee, name: str) -> int:
         """The number of a payee's worker, registering it when it is new."""
         number = self._workers.get((payee, name))
@@ -245,66 +217,33 @@ class Pool:
         """
         stats = self.workers[submission.worker]
         try:
-            done = self._judge(submission)
+            self.judge.judge(submission)
         except ShareRefused:
             stats.refused += 1
             raise
+        done = self.accept(submission)
         stats.accepted += 1
         return done
 
-    def _judge(self, submission: Submission) -> asyncio.Future[None]:
-        job = self._jobs.get(submission.job_id)
-        if job is None:
-            raise ShareRefused(21, f"job {submission.job_id[:16]!r} is not known (any more)")
-        version, share = self._check(job, submission)
-        if share.meets_network_target:
-            self._take_block(job, submission, share)
-        if self._is_stale(job):
-            raise ShareRefused(21, "stale: the job's tip is gone")
-        seen = self._seen_headers.of(job.template.prev_hash)
-        if share.block_hash in seen:
-            raise ShareRefused(22, "duplicate share")
-        if not share.meets_share_target:
-            raise ShareRefused(23, "low difficulty share")
-        if not job.template.mintime <= submission.ntime <= job.template.curtime + MAX_NTIME_AHEAD:
-            raise ShareRefused(20, f"ntime {submission.ntime:08x} is out of range")
+    def accept(self, submission: Submission) -> asyncio.Future[None]:
+        """Append a share that was judged to the log and the window. Raises LedgerError."""
+        terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
+        sequence = self._log.next_sequence
         record = ShareRecord(
-            sequence=self._log.next_sequence,
-            job=job.number,
-            extranonce1=submission.extranonce1,
-            extranonce2=submission.extranonce2,
-            ntime=submission.ntime,
-            nonce=submission.nonce,
-            version=version,
-            share_bits=submission.share_bits,
-            worker=submission.worker,
-            time=now_micros(),
+            sequence,
+            terms.job.number,
+            extranonce1,
+            extranonce2,
+            ntime,
+            nonce,
+            version,
+            terms.bits,
+            worker,
+            now_micros(),
         )
-        unit = share_unit(job.network_target, nbits_to_target(submission.share_bits))
-        done = self._log.append(record, unit)
-        seen.add(share.block_hash)
-        self.window.add(record.sequence, self.workers[submission.worker].payee, unit)
+        done = self._log.append(record, terms.unit)
+        self.window.add(sequence, self.workers[worker].payee, terms.unit)
         return done
-
-    def _is_stale(self, job: Job) -> bool:
-        """Whether the job's tip is gone, and the policy's grace since then over."""
-        if self._template is None or job.template.prev_hash == self._template.prev_hash:
-            return False
-        return time.monotonic() >= self._tip_since + self._stale_grace
-
-    def _check(self, job: Job, submission: Submission) -> tuple[int, CheckedShare]:
-        version = job.stratum.version
-        if submission.version_bits is not None:
-            try:
-                version = rolled_version(version, submission.version_mask, submission.version_bits)
-            except JobError as error:
-                raise ShareRefused(20, str(error)) from None
-        root = job.stratum.merkle_root(submission.extranonce1, submission.extranonce2)
-        header = pack_header(
-            version, job.stratum.prev_hash, root, submission.ntime, job.stratum.nbits, submission.nonce
-        )
-        share_target = nbits_to_target(submission.share_bits)
-        return version, check_header(header, root, share_target, job.network_target, self.network.pow_hash)
 
     # Epochs
 
@@ -331,11 +270,15 @@ class Pool:
 
     # Blocks
 
-    def _take_block(self, job: Job, submission: Submission, share: CheckedShare) -> None:
-        """Hand a solved block to the node at once, and write it down."""
-        if share.block_hash in self.block_keeper:
+    def _take_block(self, submission: Submission, header: bytes, block_hash: bytes) -> None:
+        """Hand a solved block to the nodes at once, and write it down."""
+        if block_hash in self.block_keeper:
+            return
+        job = self._jobs.get(submission.terms.job.number)
+        if job is None:
+            log.error("a block for a job whose template is gone", hash=display(block_hash))
             return
         coinbase = job.stratum.coinbase(submission.extranonce1, submission.extranonce2)
-        raw = assemble_block(share.header, coinbase, job.template)
-        found = FoundBlock(share.block_hash, job.template.height, job.epoch, coinbase, submission.worker, now_micros())
+        raw = assemble_block(header, coinbase, job.template)
+        found = FoundBlock(block_hash, job.template.height, job.epoch, coinbase, submission.worker, now_micros())
         self.block_keeper.take(found, raw)

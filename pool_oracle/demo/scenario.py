@@ -101,7 +101,7 @@ def demo_config(folder: Path, genesis: str, rpc: str, distributor: str, route: s
             data=str(folder / "pool"),
             emulated_network_target=f"0x{EMULATED_TARGET:064x}",
         ),
-        stratum=StratumSection(share_difficulty=SHARE_DIFFICULTY, host=HOST, port=0),
+        stratum=StratumSection(share_difficulty=SHARE_DIFFICULTY, shares_per_minute=0, host=HOST, port=0),
         policy=PolicySection(genesis_payee=genesis, window=WINDOW, fee_bps=FEE_BPS, epoch_seconds=EPOCH_SECONDS),
         chain=ChainSection(
             rpc=rpc,

@@ -79,7 +79,7 @@ class ShareLog:
         self._file = -1
         self._file_segment = -1
         self._failure: BaseException | None = None
-        self._defined: set[tuple[int, int]] = set()
+        self._defined: dict[int, set[int]] = {KIND_JOB: set(), KIND_WORKER: set()}  # in the present segment
         self._definitions: dict[tuple[int, int], dict[str, Any]] = {}
         self._queue: list[_Batch] = []
         self._wake = asyncio.Event()
@@ -127,7 +127,8 @@ class ShareLog:
         """Later records go to the next segment, which begins with the first of them."""
         self._segment += 1
         self._size = 0
-        self._defined.clear()
+        for numbers in self._defined.values():
+            numbers.clear()
 
     def define_job(self, number: int, payload: dict[str, Any]) -> None:
         """Tell what job `number` is; it is written before the first share of each segment that points to it."""
@@ -141,18 +142,16 @@ class ShareLog:
         """No share of job `number` will come any more."""
         self._definitions.pop((KIND_JOB, number), None)
 
-    def _check_defined(self, *keys: tuple[int, int]) -> None:
-        for kind, number in keys:
-            if (kind, number) not in self._definitions:
-                what = "job" if kind == KIND_JOB else "worker"
-                raise LedgerError(f"a record points to {what} {number}, which is not defined")
-
-    def _define(self, *keys: tuple[int, int]) -> None:
-        """Write the definitions that this segment does not have yet."""
-        for key in keys:
-            if key not in self._defined:
-                self._enqueue(encode_long(key[0], self._definitions[key]))
-                self._defined.add(key)
+    def _define(self, kind: int, number: int) -> None:
+        """Write a definition that this segment does not have yet. Raises LedgerError where there is none."""
+        if number in self._defined[kind]:
+            return
+        payload = self._definitions.get((kind, number))
+        if payload is None:
+            what = "job" if kind == KIND_JOB else "worker"
+            raise LedgerError(f"a record points to {what} {number}, which is not defined")
+        self._enqueue(encode_long(kind, payload))
+        self._defined[kind].add(number)
 
     def append(self, share: ShareRecord, unit: int) -> asyncio.Future[None]:
         """Append a share of `unit` work; the future is done when it is on disk.
@@ -162,11 +161,12 @@ class ShareLog:
         """
         if share.sequence != self.next_sequence:
             raise LedgerError(f"share {share.sequence} was appended where share {self.next_sequence} belongs")
-        needed = ((KIND_JOB, share.job), (KIND_WORKER, share.worker))
-        self._check_defined(*needed)
         if self._size >= self._segment_bytes:
             self._next_segment()
-        self._define(*needed)
+        if share.job not in self._defined[KIND_JOB]:
+            self._define(KIND_JOB, share.job)
+        if share.worker not in self._defined[KIND_WORKER]:
+            self._define(KIND_WORKER, share.worker)
         done = self._enqueue(encode_share(share))
         self.next_sequence += 1
         self.t += unit
@@ -182,8 +182,7 @@ class ShareLog:
 
         Raises LedgerError after a failure, and unless the worker is defined.
         """
-        self._check_defined((KIND_WORKER, worker))
-        self._define((KIND_WORKER, worker))
+        self._define(KIND_WORKER, worker)
         return self._enqueue(encode_long(KIND_BLOCK, payload))
 
     def append_block_state(self, payload: dict[str, Any]) -> asyncio.Future[None]:

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 
-from pool_oracle.errors import InputError, PayeeError
-from pool_oracle.networks import Network
-from pool_oracle.payout.payee import parse_address
-from pool_oracle.units import Payee
+from pool_oracle.errors import InputError
+from pool_oracle.judge import LiveJob
+from pool_oracle.work.share import prevhash_to_stratum
 
-MAX_LINE = 16_384
-MAX_USER_LENGTH = 256
-MAX_WORKER_NAME = 63
+MAX_DIFFICULTY = 1 << 224
+MAX_ID = 128
+"""Characters of a request's id, as JSON, that are sent back."""
+
 VERSION_MASK = 0x1FFFE000
 """The version bits that miners may roll. Source: BIP-320."""
 
 
-class Request(msgspec.Struct):
-    """A miner's request or notification. `params` is nearly always a list."""
+class Request(msgspec.Struct, gc=False):
+    """A miner's request or notification; without a method it is an answer to a question of ours.
 
-    method: str
+    `params` is nearly always a list.
+    """
+
+    method: str = ""
     id: Any = None
-    params: Any = msgspec.field(default_factory=list)
+    params: Any = ()
+    result: Any = msgspec.UNSET
 
 
-_request_decoder = msgspec.json.Decoder(Request)
+decode_request = msgspec.json.Decoder(Request).decode
 _encode = msgspec.json.encode
 
 
 def parse_request(line: bytes) -> Request:
     """The request of one line. Raises InputError saying what is wrong with it."""
     try:
-        return _request_decoder.decode(line)
+        return decode_request(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not a stratum request: {error}") from None
+
+
+def accepted(request_id: Any) -> bytes:
+    """The line that tells a miner that its share is accepted."""
+    if type(request_id) is int:
+        return b'{"id":%d,"result":true,"error":null}\n' % request_id
+    return reply(request_id, True)
 
 
 def reply(request_id: Any, result: Any) -> bytes:
@@ -54,13 +65,39 @@ def notification(method: str, params: list[Any]) -> bytes:
     return _encode({"id": None, "method": method, "params": params}) + b"\n"
 
 
-def parse_user(text: Any, network: Network) -> tuple[Payee, str]:
-    """(payee, worker name) of `ADDRESS[.worker]`. Raises PayeeError with a text for the miner's log.
+def question(request_id: Any, method: str) -> bytes:
+    """A line that asks the miner for an answer."""
+    return _encode({"id": request_id, "method": method, "params": []}) + b"\n"
 
-    Percent-encoding and spaces around, which some firmware adds, are taken off.
-    """
-    if not isinstance(text, str) or len(text) > MAX_USER_LENGTH:
-        raise PayeeError(f"the user name must be ADDRESS[.worker], at most {MAX_USER_LENGTH} characters")
-    address, _, name = unquote(text).strip().partition(".")
-    name = "".join(c for c in name.strip() if c.isprintable())[:MAX_WORKER_NAME]
-    return parse_address(address, network), name
+
+def short_id(request_id: Any) -> Any:
+    """A request's id as it is sent back: what it was, unless somebody makes it large."""
+    if isinstance(request_id, int) or (isinstance(request_id, str) and len(request_id) <= MAX_ID):
+        return request_id
+    return None
+
+
+def parse_difficulty(value: Any) -> Fraction | None:
+    """A share difficulty that a miner names, exact; None for what is no number above zero or absurdly large."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_DIFFICULTY:
+        return None
+    return Fraction(value)
+
+
+def notify_line(place: int, job: LiveJob, *, clean: bool) -> bytes:
+    """The `mining.notify` of a job under the id of `place`."""
+    stratum = job.stratum
+    return notification(
+        "mining.notify",
+        [
+            f"{place:x}",
+            prevhash_to_stratum(stratum.prev_hash),
+            stratum.coinb1.hex(),
+            stratum.coinb2.hex(),
+            [node.hex() for node in stratum.branch],
+            f"{stratum.version:08x}",
+            f"{stratum.nbits:08x}",
+            f"{job.curtime:08x}",
+            clean,
+        ],
+    )

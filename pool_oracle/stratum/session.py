@@ -1,156 +1,347 @@
-"""One miner's connection: what it has said, which targets it was given, and how its requests are answered."""
+"""One miner's connection: what it has said, at which targets it was given jobs, and how it is answered.
+
+The hot path is `data_received`, `_submit`, `Judge.judge`. An accepted share is told to the miner only when the group of
+shares that it is in is on disk; one callback a group and connection does that.
+
+A share is judged by the target that was in force when its job was given: a job that is given again at another target
+has another id on the wire (the job's number and one digit that counts), so no change of target ever refuses work that
+was begun before it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import secrets
+import struct
+import time
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import structlog
+from msgspec import UNSET
 
-from pool_oracle.errors import InputError, LedgerError, PayeeError, ShareRefused
+from pool_oracle.errors import InputError, LedgerError, PayeeError, ShareRefused, TargetError
+from pool_oracle.judge import JobTerms, LiveJob, Submission
 from pool_oracle.payout.payee import format_payee, is_maybe_unlinkable
-from pool_oracle.pool import EXTRANONCE2_SIZE, Pool, Submission
+from pool_oracle.stratum.limits import COST_OF_MALFORMED, COSTS, Budget, InvalidShares, cost_of, why_overdue
 from pool_oracle.stratum.messages import (
-    MAX_LINE,
     VERSION_MASK,
     Request,
+    accepted,
+    decode_request,
     notification,
+    notify_line,
+    parse_difficulty,
     parse_request,
-    parse_user,
+    question,
     refusal,
     reply,
+    short_id,
 )
+from pool_oracle.stratum.proxy import parse_proxy_header
+from pool_oracle.stratum.users import parse_password, parse_user
+from pool_oracle.units import Payee
 from pool_oracle.wire import hex_bytes, uint32_hex
-from pool_oracle.work.share import prevhash_to_stratum
-from pool_oracle.work.targets import nbits_to_target, target_to_difficulty
-from pool_oracle.work.template import Job
+from pool_oracle.work.targets import check_target, difficulty_to_target
 
-MAX_WRITE_BUFFER = 1 << 20
-MAX_BAD_LINES = 5
+if TYPE_CHECKING:
+    from pool_oracle.stratum.server import StratumServer
 
 log = structlog.get_logger("stratum")
 
+MAX_CHANGES = 32
+COST_OF_SUBMIT = COSTS["mining.submit"]
+REPEATS = 16
+"""How often a job can be given to a connection again: its id on the wire is its number and one more hex digit."""
+
+_VERSION_QUESTION = "version"
+_SUBMIT_FORM = "mining.submit takes worker, job, extranonce2, ntime, nonce and perhaps version bits"
+_NESTED_NOTE = "This P2SH address can claim only if it is a nested single-key (P2SH-P2WPKH) address of your wallet."
+_BELOW_FLOOR = (
+    "This miner is slow for the smallest share difficulty of this pool: its shares will be rare, but every one counts."
+)
+_TWO, _THREE = struct.Struct(">II"), struct.Struct(">III")
+
+
+class _Worker:
+    """A user name of this connection. `number` is the pool's; the pool learns of a worker by its first share."""
+
+    __slots__ = ("name", "number", "payee")
+
+    def __init__(self, payee: Payee, name: str) -> None:
+        self.payee = payee
+        self.name = name
+        self.number = -1
+
 
 class Session(asyncio.Protocol):
-    """A connection. The transport calls it; it calls the pool."""
+    """A connection. The transport calls it; it calls the server's desk."""
 
-    def __init__(self, pool: Pool, share_bits: int, on_close: Callable[[Session], None]) -> None:
-        """`share_bits` is the share target, in compact form, of the jobs this connection gets."""
-        self._pool = pool
-        self._share_bits = share_bits
-        self._on_close = on_close
-        self._buffer = bytearray()
+    __slots__ = (
+        "_acks",
+        "_bad_lines",
+        "_batch",
+        "_budget",
+        "_changes",
+        "_invalid",
+        "_is_announced",
+        "_is_open",
+        "_is_told",
+        "_job_id",
+        "_rest",
+        "_root",
+        "_root_extranonce2",
+        "_root_job",
+        "_server",
+        "_takes_extranonce",
+        "_terms",
+        "_transport",
+        "_version_mask",
+        "_workers",
+        "address",
+        "agent",
+        "extranonce1",
+        "is_subscribed",
+        "last_line",
+        "opened",
+        "peer",
+        "session_id",
+        "vardiff",
+    )
+
+    def __init__(self, server: StratumServer) -> None:
+        """A connection that `server` has accepted."""
+        now = time.monotonic_ns()
+        self._server = server
+        self._is_open = True
+        self._is_told = False  # that it is below the pool's floor
+        self._is_announced = False  # whether a PROXY header must come first
+        self._rest = b""
         self._bad_lines = 0
-        self._workers: dict[str, int] = {}
-        self._job_bits: dict[str, int] = {}
+        self._workers: dict[str, _Worker] = {}
+        self._changes: list[tuple[int, int]] = []  # (job's place, share bits in force from there on)
+        self._job_id = ""
+        self._terms: JobTerms | None = None  # of _job_id, the last one used
+        self._root = b""
+        self._root_job: LiveJob | None = None
+        self._root_extranonce2 = ""
+        self._batch: asyncio.Future[None] | None = None
+        self._acks: list[Any] = []
         self._version_mask = 0
-        self._is_subscribed = False
-        self.extranonce1 = pool.new_extranonce1()
-        self.peer = "?"
-        self._handlers: dict[str, Callable[[list[Any]], Any]] = {
-            "mining.subscribe": self._subscribe,
-            "mining.authorize": self._authorize,
-            "mining.configure": self._configure,
-            "mining.extranonce.subscribe": lambda _params: True,
-            "mining.suggest_difficulty": lambda _params: True,
-            "mining.suggest_target": lambda _params: True,
-            "mining.ping": lambda _params: "pong",
-        }
+        self._takes_extranonce = False
+        self._budget = Budget(server.limits, now)
+        self._invalid: InvalidShares | None = None  # until the first share is refused
+        self.vardiff = server.new_target(now)
+        self.is_subscribed = False
+        self.agent = ""
+        self.extranonce1 = b""
+        self.session_id = ""
+        self.opened = self.last_line = now
+        self.address = self.peer = "?"
 
     # Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the transport."""
+        """Remember the transport, and ask the server whether this address is welcome."""
         self._transport = cast(asyncio.Transport, transport)  # a TCP server hands out nothing else
-        self.peer = "{}:{}".format(*transport.get_extra_info("peername", ("?", 0))[:2])
+        host, port = (transport.get_extra_info("peername") or ("?", 0))[:2]
+        self.address, self.peer = host, f"{host}:{port}"
+        self._is_announced = self._server.is_proxy(host)
+        if not self._is_announced:
+            self._server.opened(self, self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the server."""
-        self._on_close(self)
+        self._is_open = False
+        self._server.closed(self)
 
     def data_received(self, data: bytes) -> None:
         """Answer each whole line."""
-        self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end]).strip()
-            del self._buffer[: end + 1]
-            if line:
-                self._answer_line(line)
-            if self._transport.is_closing():
+        now = time.monotonic_ns()
+        if self._is_announced:
+            data = self._read_announcement(self._rest + data)
+        lines = (self._rest + data if self._rest else data).split(b"\n")
+        self._rest = lines.pop()
+        cost = 0
+        for line in lines:
+            try:
+                request = decode_request(line)
+                if request.method == "mining.submit":
+                    cost += COST_OF_SUBMIT
+                    self._submit(request.id, request.params, now)
+                else:
+                    cost += cost_of(request.method, len(line))
+                    self._answer(request)
+            except ShareRefused as error:
+                self._refuse(request, error, now)
+            except Exception as error:
+                cost += COST_OF_MALFORMED
+                self._explain(line, error, now)
+            if not self._is_open:
                 return
-        if len(self._buffer) > MAX_LINE:
-            self._hang_up(f"a line is longer than {MAX_LINE} bytes")
+        if lines:
+            self.last_line = now
+            if wait := self._budget.spend(cost, now):
+                self._rest_for(wait)
+        if len(self._rest) > self._server.limits.max_line_bytes:
+            self.hang_up(f"a line is longer than {self._server.limits.max_line_bytes} bytes")
+
+    def _read_announcement(self, data: bytes) -> bytes:
+        """Learn from a PROXY header who is behind the proxy; returns what follows it."""
+        self._rest = b""
+        try:
+            header = parse_proxy_header(data)
+        except InputError as error:
+            self.hang_up(f"from a proxy (stratum.proxies), but: {error}")
+            return b""
+        if header is None:
+            self._rest = data
+            return b""
+        self._is_announced = False
+        if header.source is not None:
+            host, port = header.source
+            self.address, self.peer = host, f"{host}:{port}"
+        self._server.opened(self, self._transport)
+        return data[header.size :] if self._is_open else b""
+
+    def _rest_for(self, wait: int) -> None:
+        """Read nothing for `wait` nanoseconds: this connection has overdrawn its budget."""
+        self._server.counters.pauses += 1
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_later(wait / 1e9, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._is_open:
+            self._transport.resume_reading()
 
     def send(self, data: bytes) -> None:
         """Send a line, unless the miner has stopped reading."""
-        if self._transport.is_closing():
+        if not self._is_open:
             return
-        if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER:
-            self._hang_up("the miner does not read what it is sent")
+        if self._transport.get_write_buffer_size() > self._server.limits.max_write_buffer_bytes:
+            self.hang_up("the miner does not read what it is sent")
             return
         self._transport.write(data)
 
+    def tell(self, text: str) -> None:
+        """A line for the miner's screen or log."""
+        self.send(notification("client.show_message", [text]))
+
     def close(self) -> None:
         """Close the connection after what is buffered was sent."""
-        self._transport.close()
+        if self._is_open:
+            self._is_open = False
+            self._transport.close()
 
-    def _hang_up(self, why: str) -> None:
-        log.warning("connection closed", peer=self.peer, why=why)
-        self._transport.abort()
+    def hang_up(self, why: str) -> None:
+        """Cut the connection now; `why` is for the operator."""
+        if self._is_open:
+            self._is_open = False
+            self._server.counters.hang_ups += 1
+            log.warning("connection closed", peer=self.peer, agent=self.agent, why=why)
+            self._transport.abort()
+
+    # Errors
+
+    def turn_away(self) -> None:
+        """Close a connection that was not let in."""
+        self.close()
+
+    @property
+    def waiting_for(self) -> asyncio.Future[None] | None:
+        """The group of shares that it waits for, while it is on its way to the disk."""
+        return None if self._batch is None or self._batch.done() else self._batch
+
+    def misbehaved(self, why: str, now: int) -> None:
+        """Cut the connection and tell the gate, which may ban its address."""
+        self.hang_up(self._server.gate.strike(self.address, why, now))
+
+    def _refuse(self, request: Request, error: ShareRefused, now: int) -> None:
+        """Tell the miner, count it, and see whether it is a flood."""
+        self.send(refusal(short_id(request.id), error.code, error.reason))
+        if request.method == "mining.submit":
+            self._server.counters.refuse(error)
+            if self._invalid is None:
+                self._invalid = InvalidShares(self._server.limits)
+            flood = self._invalid.add(error.code, now)
+            if flood is not None:
+                self.misbehaved(flood, now)
+
+    def _explain(self, line: bytes, error: Exception, now: int) -> None:
+        """Answer a line that is wrong in form, or that the pool could not handle."""
+        if not line.strip():
+            return
+        request = Request()
+        try:
+            request = parse_request(line)
+            raise error
+        except PayeeError as problem:
+            log.info("worker refused", peer=self.peer, agent=self.agent, why=str(problem))
+            self.send(refusal(short_id(request.id), 24, str(problem)))
+        except LedgerError as problem:
+            log.error("share not accepted", problem=str(problem))
+            self.send(refusal(short_id(request.id), 20, "the pool cannot write its share log; try again later"))
+        except InputError as problem:
+            self.send(refusal(short_id(request.id), 20, str(problem)))
+            self._bad_lines += not request.method
+            if self._bad_lines >= self._server.limits.max_malformed_lines:
+                self.misbehaved(f"{self._bad_lines} lines that are no stratum", now)
 
     # Requests
 
-    def _answer_line(self, line: bytes) -> None:
-        try:
-            request = parse_request(line)
-        except InputError as error:
-            self._bad_lines += 1
-            self.send(refusal(None, 20, str(error)))
-            if self._bad_lines >= MAX_BAD_LINES:
-                self._hang_up("too many lines that are no stratum")
-            return
-        try:
-            self._answer(request)
-        except ShareRefused as error:
-            self.send(refusal(request.id, error.code, error.reason))
-        except PayeeError as error:
-            log.info("worker refused", peer=self.peer, why=str(error))
-            self.send(refusal(request.id, 24, str(error)))
-        except InputError as error:
-            self.send(refusal(request.id, 20, str(error)))
-        except LedgerError as error:
-            log.error("share not accepted", problem=str(error))
-            self.send(refusal(request.id, 20, "the pool cannot write its share log; try again later"))
-
     def _answer(self, request: Request) -> None:
-        params = request.params if isinstance(request.params, list) else []
-        if request.method == "mining.submit":
-            self._submit(request.id, params)
+        method = request.method
+        if not method:
+            self._take_answer(request)
             return
-        handler = self._handlers.get(request.method)
+        handler = self._handlers.get(method)
         if handler is None:
-            raise ShareRefused(20, f"method {request.method[:40]!r} is not offered here")
-        self.send(reply(request.id, handler(params)))
-        if self._is_subscribed and self._workers and not self._job_bits:
+            raise ShareRefused(20, f"method {method[:40]!r} is not offered here")
+        params = request.params if isinstance(request.params, list) else []
+        self.send(reply(short_id(request.id), handler(self, params)))
+        if self.is_subscribed and self._workers and not self._changes:
             self._send_first_job()
 
-    def _subscribe(self, _params: list[Any]) -> list[Any]:
-        self._is_subscribed = True
-        name = self.extranonce1.hex()
-        subscriptions = [["mining.set_difficulty", name], ["mining.notify", name]]
-        return [subscriptions, name, EXTRANONCE2_SIZE]
+    def _take_answer(self, request: Request) -> None:
+        """What the miner answers to a question of ours; there is one question."""
+        if request.result is UNSET:
+            raise InputError("not a stratum request: it has no method")
+        if request.id == _VERSION_QUESTION and isinstance(request.result, str):
+            self.agent = _printable(request.result)
+
+    def _subscribe(self, params: list[Any]) -> list[Any]:
+        """The extranonce1 of this connection, the one from before for a miner that names its session."""
+        if params and isinstance(params[0], str):
+            self.agent = _printable(params[0])
+        if not self.is_subscribed:
+            wanted = params[1] if len(params) > 1 and isinstance(params[1], str) else None
+            self.session_id = secrets.token_hex(8)
+            self.extranonce1 = self._server.subscribed(self, wanted)
+            self.is_subscribed = True
+        subscriptions = [["mining.set_difficulty", self.session_id], ["mining.notify", self.session_id]]
+        return [subscriptions, self.extranonce1.hex(), self._server.desk.extranonce2_size]
 
     def _authorize(self, params: list[Any]) -> bool:
         user = params[0] if params else None
-        payee, name = parse_user(user, self._pool.network)
+        payee, name = parse_user(user, self._server.desk.network)
         assert isinstance(user, str)  # noqa: S101 - parse_user refuses anything else
-        self._workers[user] = self._pool.worker(payee, name)
-        log.info("worker authorized", peer=self.peer, payee=format_payee(payee), worker=name)
-        if is_maybe_unlinkable(payee):
-            text = "This P2SH address can claim only if it is a nested single-key (P2SH-P2WPKH) address of your wallet."
-            self.send(notification("client.show_message", [text]))
+        most = self._server.limits.max_workers_per_connection
+        if user not in self._workers and len(self._workers) >= most:
+            raise ShareRefused(24, f"this connection has {most} workers already; open another one")
+        known = self._workers.get(user)
+        if known is None:
+            self._workers[user] = _Worker(payee, name)
+            log.info("worker authorized", peer=self.peer, agent=self.agent, payee=format_payee(payee), worker=name)
+        options = parse_password(params[1] if len(params) > 1 else None)
+        if options.minimum is not None:
+            self._change_if(self.vardiff.set_minimum(time.monotonic_ns(), self._target(options.minimum)))
+        if options.start is not None:
+            self._suggest(options.start)
+        if known is None and is_maybe_unlinkable(payee):
+            self.tell(_NESTED_NOTE)
+        if not self.agent:
+            self.send(question(_VERSION_QUESTION, "client.get_version"))
         return True
 
     def _configure(self, params: list[Any]) -> dict[str, Any]:
@@ -158,87 +349,241 @@ class Session(asyncio.Protocol):
         wanted = params[0] if params and isinstance(params[0], list) else []
         options = params[1] if len(params) > 1 and isinstance(params[1], dict) else {}
         answer: dict[str, Any] = {}
-        for extension in wanted:
+        for extension in wanted[:20]:
             if extension == "version-rolling":
-                asked = options.get("version-rolling.mask", f"{VERSION_MASK:08x}")
-                self._version_mask = VERSION_MASK & uint32_hex(asked, "version-rolling.mask")
-                answer["version-rolling"] = True
-                answer["version-rolling.mask"] = f"{self._version_mask:08x}"
+                answer.update(self._configure_rolling(options))
+            elif extension == "minimum-difficulty":
+                minimum = parse_difficulty(options.get("minimum-difficulty.value"))
+                if minimum is not None:
+                    self._change_if(self.vardiff.set_minimum(time.monotonic_ns(), self._target(minimum)))
+                answer[extension] = minimum is not None
+            elif extension == "subscribe-extranonce":
+                self._takes_extranonce = answer[extension] = True
+            elif extension == "info":
+                self.agent = self.agent or _printable(str(options.get("info.sw-version", "")))
+                answer[extension] = True
             elif isinstance(extension, str):
-                answer[extension] = False
+                answer[extension[:40]] = False
         return answer
 
-    def _submit(self, request_id: Any, params: list[Any]) -> None:
-        if not self._is_subscribed:
-            raise ShareRefused(25, "not subscribed: send mining.subscribe first")
-        if len(params) not in (5, 6) or not all(isinstance(p, str) for p in params):
-            raise ShareRefused(
-                20, "mining.submit takes worker, job, extranonce2, ntime, nonce and perhaps version bits"
+    def _configure_rolling(self, options: dict[str, Any]) -> dict[str, Any]:
+        asked = options.get("version-rolling.mask", f"{VERSION_MASK:08x}")
+        mask = VERSION_MASK & uint32_hex(asked, "version-rolling.mask")
+        least = options.get("version-rolling.min-bit-count", 0)
+        if isinstance(least, int) and mask.bit_count() < least:
+            return {"version-rolling": f"only {mask.bit_count()} bits of the mask can be rolled here, not {least}"}
+        self._version_mask = mask
+        return {"version-rolling": True, "version-rolling.mask": f"{mask:08x}"}
+
+    def _subscribe_extranonce(self, _params: list[Any]) -> bool:
+        self._takes_extranonce = True
+        return True
+
+    def _suggest_difficulty(self, params: list[Any]) -> bool:
+        difficulty = parse_difficulty(params[0] if params else None)
+        if difficulty is None:
+            raise InputError("mining.suggest_difficulty takes a positive number")
+        self._suggest(difficulty)
+        return True
+
+    def _suggest_target(self, params: list[Any]) -> bool:
+        target = int.from_bytes(hex_bytes(params[0] if params else None, "target", size=32), "big")
+        self._change_if(self.vardiff.suggest(time.monotonic_ns(), check_target(target, "target")))
+        return True
+
+    def _suggest(self, difficulty: Any) -> None:
+        self._change_if(self.vardiff.suggest(time.monotonic_ns(), self._target(difficulty)))
+
+    def _target(self, difficulty: Any) -> int:
+        try:
+            return difficulty_to_target(difficulty, self._server.desk.network.difficulty_1_target)
+        except TargetError:
+            return 1  # harder than anything: the network's own target bounds it
+
+    def _get_transactions(self, _params: list[Any]) -> None:
+        raise ShareRefused(20, "transactions are not handed out here; audit a job by its coinbase and merkle branch")
+
+    # Shares
+
+    def _submit(self, request_id: Any, params: Any, now: int) -> None:
+        try:
+            if len(params) == 5:
+                user, job_id, extranonce2, ntime_hex, nonce_hex = params
+                ntime, nonce = _TWO.unpack(bytes.fromhex(ntime_hex + nonce_hex))
+                bits = 0
+                is_formed = len(nonce_hex) == 8
+            else:
+                user, job_id, extranonce2, ntime_hex, nonce_hex, bits_hex = params
+                ntime, nonce, bits = _THREE.unpack(bytes.fromhex(ntime_hex + nonce_hex + bits_hex))
+                is_formed = len(nonce_hex) == len(bits_hex) == 8
+            extranonce = bytes.fromhex(extranonce2)
+            terms = self._terms if job_id == self._job_id else self._find_terms(job_id)
+            worker = self._workers.get(user)
+        except (TypeError, ValueError, struct.error):
+            is_formed, terms, worker = False, None, None
+        if not is_formed or worker is None or terms is None or len(extranonce) != self._server.desk.extranonce2_size:
+            raise self._problem(params)
+        if worker.number < 0:
+            worker.number = self._server.desk.worker(worker.payee, worker.name)
+        job = terms.job
+        if job is not self._root_job or extranonce2 != self._root_extranonce2:
+            self._root = job.merkle_root(self.extranonce1, extranonce)
+            self._root_job, self._root_extranonce2 = job, extranonce2
+        mask = self._version_mask
+        version = job.stratum.version
+        if len(params) == 6:
+            version = version & ~mask | bits
+        done = self._server.desk.submit(
+            Submission(
+                terms,
+                worker.number,
+                self.extranonce1,
+                extranonce,
+                ntime,
+                nonce,
+                version,
+                self._root,
+                not bits & ~mask,
             )
-        user, job_id, extranonce2, ntime, nonce = params[:5]
+        )
+        if done is self._batch:
+            self._acks.append(request_id)
+        else:
+            self._batch, self._acks = done, [request_id]
+            done.add_done_callback(partial(self._acknowledge, self._acks))
+        if self._invalid is not None:
+            self._invalid.add(None, now)
+        if self.vardiff.on_share(now, terms.bits):
+            self._change_target()
+
+    def _problem(self, params: Any) -> ShareRefused:
+        """Why a submission was not even judged."""
+        if not self.is_subscribed:
+            return ShareRefused(25, "not subscribed: send mining.subscribe first")
+        if not isinstance(params, list) or len(params) not in (5, 6) or not all(isinstance(p, str) for p in params):
+            return ShareRefused(20, _SUBMIT_FORM)
+        user, job_id, extranonce2 = params[:3]
         worker = self._workers.get(user)
         if worker is None:
-            raise ShareRefused(24, f"worker {user[:80]!r} is not authorized on this connection")
-        share_bits = self._job_bits.get(job_id)
-        if share_bits is None:
-            raise ShareRefused(21, f"job {job_id[:16]!r} was not given to this connection")
-        bits = params[5] if len(params) == 6 else None
-        submission = Submission(
-            job_id=job_id,
-            worker=worker,
-            extranonce1=self.extranonce1,
-            extranonce2=hex_bytes(extranonce2, "extranonce2", size=EXTRANONCE2_SIZE),
-            ntime=uint32_hex(ntime, "ntime"),
-            nonce=uint32_hex(nonce, "nonce"),
-            version_bits=uint32_hex(bits, "version bits") if bits is not None else None,
-            version_mask=self._version_mask,
-            share_bits=share_bits,
-        )
-        done = self._pool.submit(submission)
-        done.add_done_callback(lambda future: self._acknowledge(request_id, future))
+            return ShareRefused(24, f"worker {user[:80]!r} is not authorized on this connection")
+        if worker.number >= 0:
+            self._server.desk.refuse(worker.number)
+        try:
+            hex_bytes(extranonce2, "extranonce2", size=self._server.desk.extranonce2_size)
+            for field, text in zip(("ntime", "nonce", "version bits"), params[3:], strict=False):
+                uint32_hex(text, field)
+        except InputError as error:
+            return ShareRefused(20, str(error))
+        return ShareRefused(21, f"job {job_id[:16]!r} is not known here (any more)")
 
-    def _acknowledge(self, request_id: Any, done: asyncio.Future[None]) -> None:
-        """The share's group is on disk, or the disk failed."""
+    def _find_terms(self, job_id: str) -> JobTerms | None:
+        """The job of an id and the target that was in force when this connection got it."""
+        place = int(job_id, 16)
+        job = self._server.desk.judge.find(place // REPEATS)
+        if job is None:
+            return None
+        for since, bits in reversed(self._changes):
+            if since <= place:
+                self._job_id, self._terms = job_id, job.terms(bits)
+                return self._terms
+        return None
+
+    def _acknowledge(self, request_ids: list[Any], done: asyncio.Future[None]) -> None:
+        """The shares' group is on disk, or the disk failed."""
+        counters = self._server.counters
         if done.cancelled() or done.exception() is not None:
-            self.send(refusal(request_id, 20, "the pool could not write its share log; this share is not accepted"))
-        else:
-            self.send(reply(request_id, True))
+            reason = "the pool could not write its share log; this share is not accepted"
+            self.send(b"".join([refusal(short_id(i), 20, reason) for i in request_ids]))
+            return
+        counters.accepted += len(request_ids)
+        self.send(b"".join([accepted(i) for i in request_ids]))
 
     # Jobs
 
     def _send_first_job(self) -> None:
-        # A hair above the target's own difficulty, so that rounding on the miner's side never makes a share too easy.
-        difficulty = target_to_difficulty(nbits_to_target(self._share_bits), self._pool.network.difficulty_1_target)
-        self.send(notification("mining.set_difficulty", [math.nextafter(difficulty, math.inf)]))
+        job = self._server.desk.judge.job
         if self._version_mask:
             self.send(notification("mining.set_version_mask", [f"{self._version_mask:08x}"]))
-        if self._pool.job is not None:
-            self.send_job(self._pool.job, notify_line(self._pool.job, clean=True), clean=True)
+        if job is not None:
+            self.send_job(job, notify_line(job.number * REPEATS, job, clean=True), clean=True)
 
-    def send_job(self, job: Job, line: bytes, *, clean: bool) -> None:
-        """Give the miner a job; its shares will be judged by the target in force now."""
-        if not (self._is_subscribed and self._workers):
+    @property
+    def has_jobs(self) -> bool:
+        """Whether this connection gets jobs: it has subscribed, and somebody on it is authorized."""
+        return self.is_subscribed and bool(self._workers)
+
+    def send_job(self, job: LiveJob, line: bytes, *, clean: bool) -> None:
+        """Give the miner a job; its shares will be judged by the target in force now. `line` is its notification."""
+        if not self.has_jobs:
             return
         if clean:
-            self._job_bits = dict(list(self._job_bits.items())[-1:])
-        self._job_bits[job.wire_id] = self._share_bits
+            del self._changes[:-MAX_CHANGES]
+            self.vardiff.set_network_target(time.monotonic_ns(), job.network_target)
+        bits = self.vardiff.bits
+        if not self._changes or self._changes[-1][1] != bits:
+            self._changes.append((job.number * REPEATS, bits))
+            line = self._server.difficulty_line(bits) + line
         self.send(line)
 
+    def _change_if(self, is_changed: bool) -> None:
+        if is_changed and self._changes:
+            self._change_target()
 
-def notify_line(job: Job, *, clean: bool) -> bytes:
-    """The `mining.notify` of a job."""
-    stratum = job.stratum
-    return notification(
-        "mining.notify",
-        [
-            job.wire_id,
-            prevhash_to_stratum(stratum.prev_hash),
-            stratum.coinb1.hex(),
-            stratum.coinb2.hex(),
-            [node.hex() for node in stratum.branch],
-            f"{stratum.version:08x}",
-            f"{stratum.nbits:08x}",
-            f"{job.template.curtime:08x}",
-            clean,
-        ],
-    )
+    def _change_target(self) -> None:
+        """A new target: tell the miner, and give it the present job again under another id, to which it applies."""
+        job = self._server.desk.judge.job
+        if job is None or not self._changes:
+            return
+        last, place = self._changes[-1][0], job.number * REPEATS + 1
+        place = max(place, last + 1)
+        if place // REPEATS != job.number:
+            return  # it was given again too often; the next job brings the new target
+        bits = self.vardiff.bits
+        self._changes.append((place, bits))
+        self._server.counters.retargets += 1
+        self.send(self._server.difficulty_line(bits) + notify_line(place, job, clean=False))
+
+    def sweep(self, now: int) -> None:
+        """Now and then: a miner that sends nothing gets easier jobs, or is let go."""
+        overdue = why_overdue(
+            self._server.limits,
+            opened=self.opened,
+            last_line=self.last_line,
+            is_authorized=bool(self._workers),
+            now=now,
+        )
+        if overdue is not None:
+            self.hang_up(overdue)
+        elif self.has_jobs:
+            self._change_if(self.vardiff.on_idle(now))
+            if self.vardiff.is_below_floor and not self._is_told:
+                self._is_told = True
+                self.tell(_BELOW_FLOOR)
+
+    def move(self, extranonce1: bytes) -> bool:
+        """Take another extranonce1, if the miner can; its old one goes to somebody else."""
+        if not self._takes_extranonce:
+            return False
+        self.extranonce1 = extranonce1
+        self._root_job = None
+        self.send(notification("mining.set_extranonce", [extranonce1.hex(), self._server.desk.extranonce2_size]))
+        job = self._server.desk.judge.job
+        if job is not None and self._changes:
+            self._changes.append((job.number * REPEATS, self.vardiff.bits))
+            self.send(notify_line(job.number * REPEATS, job, clean=True))
+        return True
+
+    _handlers: ClassVar[dict[str, Callable[[Session, list[Any]], Any]]] = {
+        "mining.subscribe": _subscribe,
+        "mining.authorize": _authorize,
+        "mining.configure": _configure,
+        "mining.extranonce.subscribe": _subscribe_extranonce,
+        "mining.suggest_difficulty": _suggest_difficulty,
+        "mining.suggest_target": _suggest_target,
+        "mining.get_transactions": _get_transactions,
+        "mining.ping": lambda _session, _params: "pong",
+    }
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())[:80]

@@ -98,26 +98,15 @@ def encode_header(header: SegmentHeader) -> bytes:
 
 def encode_share(share: ShareRecord) -> bytes:
     """A share's slot. Raises LedgerError for extranonces of more than eight bytes, which have no room in it."""
-    if max(len(share.extranonce1), len(share.extranonce2)) > MAX_EXTRANONCE:
-        raise LedgerError(f"share {share.sequence} has an extranonce of more than {MAX_EXTRANONCE} bytes")
-    sizes = len(share.extranonce1) << 4 | len(share.extranonce2)
-    return _seal(
-        _SHARE.pack(
-            KIND_SHARE,
-            sizes,
-            0,
-            share.job,
-            share.extranonce1,
-            share.extranonce2,
-            share.ntime,
-            share.nonce,
-            share.version,
-            share.share_bits,
-            share.worker,
-            share.time,
-            share.sequence,
-        )
+    sequence, job, extranonce1, extranonce2, ntime, nonce, version, share_bits, worker, time = share
+    size1, size2 = len(extranonce1), len(extranonce2)
+    if size1 > MAX_EXTRANONCE or size2 > MAX_EXTRANONCE:
+        raise LedgerError(f"share {sequence} has an extranonce of more than {MAX_EXTRANONCE} bytes")
+    sizes = size1 << 4 | size2
+    body = _SHARE.pack(
+        KIND_SHARE, sizes, 0, job, extranonce1, extranonce2, ntime, nonce, version, share_bits, worker, time, sequence
     )
+    return body + _CRC.pack(zlib.crc32(body))
 
 
 def encode_long(kind: int, payload: dict[str, Any]) -> bytes:

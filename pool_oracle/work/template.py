@@ -64,11 +64,6 @@ class Job:
     epoch: int
     network_target: Target
 
-    @property
-    def wire_id(self) -> str:
-        """The job's id on the wire: short, hex, used once a run."""
-        return f"{self.number:x}"
-
 
 def make_job(
     number: int,

@@ -15,14 +15,15 @@ from pool_oracle.chain.client import Chain
 from pool_oracle.config import Config
 from pool_oracle.demo.scenario import demo_accounts, deploy_demo
 from pool_oracle.hashes import sha256d
+from pool_oracle.judge import Submission
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.networks import network_named
 from pool_oracle.node.embedded import EmbeddedRegtest
 from pool_oracle.payout.payee import payee_of_account
-from pool_oracle.pool import Commitment, Pool, Submission
+from pool_oracle.pool import Commitment, Pool
 from pool_oracle.units import Payee
 from pool_oracle.work.share import hash_to_int, pack_header
-from pool_oracle.work.targets import nbits_to_target, target_to_nbits
+from pool_oracle.work.targets import target_to_nbits
 from pool_oracle.work.template import Job
 
 EASY_TARGET = 1 << 248
@@ -72,21 +73,22 @@ class Rig:
         """Hash until `wanted` likes the number; by default a share that is no block."""
         job = job or self.pool.job
         assert job is not None
-        target = nbits_to_target(share_bits)
-        wanted = wanted or (lambda number: job.network_target < number <= target)
+        live = self.pool.judge.find(job.number)
+        assert live is not None
+        terms = live.terms(share_bits)
+        wanted = wanted or (lambda number: job.network_target < number <= terms.target)
         worker = self.pool.worker(payee, "rig")
         extranonce1, extranonce2 = b"\x00\x00\x00\x01", bytes(8)
         root = job.stratum.merkle_root(extranonce1, extranonce2)
+        version = job.stratum.version
         while True:
             self._nonce += 1
             header = pack_header(
-                job.stratum.version, job.stratum.prev_hash, root, job.template.curtime, job.stratum.nbits, self._nonce
+                version, job.stratum.prev_hash, root, job.template.curtime, job.stratum.nbits, self._nonce
             )
             if wanted(hash_to_int(sha256d(header))):
                 break
-        return Submission(
-            job.wire_id, worker, extranonce1, extranonce2, job.template.curtime, self._nonce, None, 0, share_bits
-        )
+        return Submission(terms, worker, extranonce1, extranonce2, job.template.curtime, self._nonce, version, root)
 
     async def mine(self, count: int, payee: Payee = ALICE) -> None:
         """Hand in `count` shares and wait until they are durable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,11 +24,11 @@ from pool_oracle.config import Config
 from pool_oracle.demo.scenario import STRANGER, demo_accounts, network_block
 from pool_oracle.errors import ChainError, ManifestError, SetupError, TransactionReverted
 from pool_oracle.hashes import sha256d
+from pool_oracle.judge import Submission
 from pool_oracle.ledger.bundle import bundle_folder, read_leaves
 from pool_oracle.payout.commitment import find_commitment
 from pool_oracle.payout.payee import format_payee, payee_of_account
 from pool_oracle.payout.sumtree import SumTree
-from pool_oracle.pool import Submission
 from pool_oracle.units import WEI_PER_SATOSHI
 from pool_oracle.work.block import parse_block
 from pool_oracle.work.share import hash_to_int, pack_header
@@ -56,18 +57,19 @@ async def mine(app: PoolApp, payee: Any, count: int, *, block: bool = False) -> 
     assert job is not None
     worker = app.pool.worker(payee, "rig")
     target = job.network_target if block else nbits_to_target(SHARE_BITS)
-    extranonce1 = app.pool.new_extranonce1()
+    live = app.pool.judge.find(job.number)
+    assert live is not None
+    extranonce1 = secrets.token_bytes(4)
     root = job.stratum.merkle_root(extranonce1, bytes(8))
+    version = job.stratum.version
     done = []
     nonce = 0
     while len(done) < count:
         nonce += 1
-        header = pack_header(
-            job.stratum.version, job.stratum.prev_hash, root, job.template.curtime, job.stratum.nbits, nonce
-        )
+        header = pack_header(version, job.stratum.prev_hash, root, job.template.curtime, job.stratum.nbits, nonce)
         if hash_to_int(sha256d(header)) <= target:
             submission = Submission(
-                job.wire_id, worker, extranonce1, bytes(8), job.template.curtime, nonce, None, 0, SHARE_BITS
+                live.terms(SHARE_BITS), worker, extranonce1, bytes(8), job.template.curtime, nonce, version, root
             )
             done.append(app.pool.submit(submission))
     await asyncio.gather(*done)

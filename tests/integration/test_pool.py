@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pool_oracle.errors import CorruptLog, LedgerError, ShareRefused
+from pool_oracle.hashes import sha256d
 from pool_oracle.ledger.sharelog import ShareLog, replay
 from pool_oracle.logbook import restore_state
 from pool_oracle.payout.payee import payee_of_account
 from pool_oracle.payout.window import S
 from pool_oracle.pool import Commitment
 from pool_oracle.work.records import KIND_BLOCK, LongRecord, ShareRecord
+from pool_oracle.work.share import hash_to_int, pack_header
 from pool_oracle.work.targets import nbits_to_target
 
 OpenRig = Callable[..., AbstractAsyncContextManager[Any]]
@@ -25,7 +27,7 @@ ALICE = payee_of_account(b"\xa1" * 20)
 BOB = payee_of_account(b"\xb2" * 20)
 
 if TYPE_CHECKING:
-    from pool_oracle.pool import Submission
+    from pool_oracle.judge import Submission
 
 
 def is_block(rig: Any) -> Callable[[int], bool]:
@@ -53,27 +55,31 @@ def test_every_kind_of_bad_share_is_refused_with_its_code(rig: OpenRig) -> None:
     async def work() -> None:
         async with rig() as r:
             good = r.solve()
-            assert refusal_of(r, replace(good, job_id="ffff"))[0] == 21
-            assert refusal_of(r, replace(good, version_bits=1, version_mask=0x1FFFE000)) == (
-                20,
-                "version bits 00000001 are outside the mask 1fffe000",
-            )
-            low = r.solve(wanted=lambda number: number > nbits_to_target(good.share_bits))
+            code, reason = refusal_of(r, good._replace(in_mask=False))
+            assert code == 20
+            assert "outside the mask" in reason
+            low = r.solve(wanted=lambda number: number > good.terms.target)
             assert refusal_of(r, low) == (23, "low difficulty share")
             await r.pool.submit(good)
             assert refusal_of(r, good) == (22, "duplicate share")
-            late = next(
-                s for n in range(100_000) if _would_pass(r, s := replace(good, ntime=good.ntime + 8000, nonce=n))
-            )
+            late = next(s for n in range(100_000) if _would_pass(s := good._replace(ntime=good.ntime + 8000, nonce=n)))
             assert refusal_of(r, late)[0] == 20
             assert r.pool.window.share_count == 1
 
     asyncio.run(work())
 
 
-def _would_pass(r: Any, submission: Submission) -> bool:
-    _, share = r.pool._check(r.pool.job, submission)
-    return share.meets_share_target and not share.meets_network_target
+def _would_pass(submission: Submission) -> bool:
+    job = submission.terms.job
+    header = pack_header(
+        submission.version,
+        job.stratum.prev_hash,
+        submission.merkle_root,
+        submission.ntime,
+        job.stratum.nbits,
+        submission.nonce,
+    )
+    return job.network_target < hash_to_int(sha256d(header)) <= submission.terms.target
 
 
 def test_a_found_block_reaches_the_node_and_counts_as_a_share(rig: OpenRig) -> None:
@@ -131,7 +137,7 @@ def test_a_share_stays_a_duplicate_when_a_reorganisation_brings_its_tip_back(rig
                 r.node.template = pretended
                 await r.pool.refresh()
             assert r.pool.job.stratum.prev_hash == template.prev_hash
-            again = replace(share, job_id=r.pool.job.wire_id)
+            again = share._replace(terms=r.pool.judge.job.terms(share.terms.bits))
             assert refusal_of(r, again) == (22, "duplicate share")
 
     asyncio.run(work())
@@ -182,7 +188,7 @@ def test_a_restart_brings_back_window_workers_numbers_and_duplicates(rig: OpenRi
             assert after == before
             assert r.pool.job.number > job.number
             assert r.pool.worker(BOB, "rig") == known.worker
-            again = replace(known, job_id=r.pool.job.wire_id)
+            again = known._replace(terms=r.pool.judge.job.terms(known.terms.bits))
             assert refusal_of(r, again) == (22, "duplicate share")
 
     asyncio.run(work())

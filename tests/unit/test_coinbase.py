@@ -307,7 +307,7 @@ def test_a_job_before_segwit_has_no_witness_commitment():
 def test_a_job_takes_over_the_templates_fields():
     template = some_template()
     job = some_job(template)
-    assert job.wire_id == "1f"
+    assert job.number == 0x1F
     assert (job.stratum.version, job.stratum.prev_hash, job.stratum.nbits) == (
         template.version,
         template.prev_hash,
