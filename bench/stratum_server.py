@@ -22,6 +22,7 @@ from pool_oracle.networks import network_named
 from pool_oracle.node.source import Tip
 from pool_oracle.pool import Commitment, Pool
 from pool_oracle.stratum.desk import LocalDesk
+from pool_oracle.stratum.fleet import StratumFleet
 from pool_oracle.stratum.limits import LimitSettings
 from pool_oracle.stratum.server import StratumServer
 from pool_oracle.stratum.settings import StratumSettings
@@ -93,9 +94,15 @@ async def serve(folder: Path, levels: int, workers: int) -> None:
     )
     await pool.set_commitment(Commitment(0, bytes(32), b"\x00\x14" + bytes(20)))
     limits = LimitSettings(cost_per_second=10**6, cost_burst=10**7)
-    server = StratumServer(LocalDesk(pool), StratumSettings(SHARE_DIFFICULTY, shares_per_minute=0, limits=limits))
+    settings = StratumSettings(SHARE_DIFFICULTY, shares_per_minute=0, limits=limits)
+    server: StratumServer | StratumFleet
+    if workers:
+        server = StratumFleet(pool, settings, workers, 0)
+    else:
+        server = StratumServer(LocalDesk(pool), settings)
     port = await server.start("127.0.0.1", 0)
-    print(json.dumps({"port": port, "pids": [os.getpid()]}), flush=True)
+    pids = [os.getpid(), *(server.pids if isinstance(server, StratumFleet) else [])]
+    print(json.dumps({"port": port, "pids": pids}), flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()

@@ -22,6 +22,7 @@ from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.node.opening import open_node
 from pool_oracle.pool import COINBASE_TAG, Pool
 from pool_oracle.stratum.desk import LocalDesk
+from pool_oracle.stratum.fleet import StratumFleet
 from pool_oracle.stratum.server import StratumServer
 
 REWARD_SECONDS = 2
@@ -114,9 +115,14 @@ class PoolApp:
         return self.rewards.rewards
 
     async def _serve(self, rewards: dict[bytes, Reward]) -> None:
-        stratum = StratumServer(LocalDesk(self.pool), self.config.stratum_settings)
-        self.stratum_port = await stratum.start(self.config.stratum.host, self.config.stratum.port)
-        self._cleanup.push_async_callback(stratum.stop)
+        settings, section = self.config.stratum_settings, self.config.stratum
+        self.stratum: StratumServer | StratumFleet
+        if section.workers:
+            self.stratum = StratumFleet(self.pool, settings, section.workers, self.config.policy.stale_grace_seconds)
+        else:
+            self.stratum = StratumServer(LocalDesk(self.pool), settings)
+        self._cleanup.push_async_callback(self.stratum.stop)
+        self.stratum_port = await self.stratum.start(section.host, section.port)
         views = Views(self.config.pool.name, self.pool, self.keeper, rewards, self.distributor)
         api = ApiServer(views)
         self.api_port = await api.start(self.config.api.host, self.config.api.port)

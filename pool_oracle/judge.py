@@ -174,7 +174,7 @@ class Judge:
         header = pack_header(version, stratum.prev_hash, root, ntime, stratum.nbits, nonce)
         digest = _sha256(_sha256(header).digest()).digest()
         number = int.from_bytes(digest if self._scrypt is None else self._scrypt(header), "little")
-        if number <= job.network_target:
+        if number <= job.network_target:  # before anything else: a block is worth more than any rule about shares
             self._on_block(submission, header, digest)
         if stratum.prev_hash != self._tip and self._is_stale(stratum.prev_hash):
             raise ShareRefused(21, "stale: the job's tip is gone")
@@ -188,6 +188,21 @@ class Judge:
             raise ShareRefused(20, f"version {version:08x} differs from the job's outside the mask")
         job.seen.add(digest)
         return digest
+
+    def check_block(self, submission: Submission) -> None:
+        """Hand on a submission that another process found to be a block, if it is one."""
+        job = submission.terms.job
+        stratum = job.stratum
+        _, _, _, _, ntime, nonce, version, root, _ = submission
+        header = pack_header(version, stratum.prev_hash, root, ntime, stratum.nbits, nonce)
+        digest = _sha256(_sha256(header).digest()).digest()
+        number = int.from_bytes(digest if self._scrypt is None else self._scrypt(header), "little")
+        if number <= job.network_target:
+            self._on_block(submission, header, digest)
+
+    def seen_on_tip(self) -> tuple[bytes, list[bytes]]:
+        """The present tip, and the headers seen on it."""
+        return self._tip, list(self._seen.of(self._tip))
 
     def _is_stale(self, tip: bytes) -> bool:
         """Whether a tip that is not the present one is gone for longer than the grace."""

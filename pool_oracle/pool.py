@@ -89,6 +89,7 @@ class Pool:
         self.closes = state.closes
         self._workers = state.workers
         self.workers: dict[int, WorkerStats] = {}
+        self._next_worker = 0  # not their count: numbers that left no record are not known after a restart
         for (payee, name), number in state.workers.items():
             self._register(number, payee, name)
         self._next_job = state.next_job
@@ -199,13 +200,13 @@ class Pool:
         """The number of a payee's worker, registering it when it is new."""
         number = self._workers.get((payee, name))
         if number is None:
-            number = len(self._workers)
-            self._workers[payee, name] = number
+            number = self._workers[payee, name] = self._next_worker
             self._register(number, payee, name)
         return number
 
     def _register(self, number: int, payee: Payee, name: str) -> None:
         self.workers[number] = WorkerStats(payee, name)
+        self._next_worker = max(self._next_worker, number + 1)
         self._log.define_worker(number, {"worker": number, "payee": format_payee(payee), "name": name})
 
     # Shares
@@ -244,6 +245,10 @@ class Pool:
         done = self._log.append(record, terms.unit)
         self.window.add(sequence, self.workers[worker].payee, terms.unit)
         return done
+
+    def take_block(self, submission: Submission) -> None:
+        """A submission that another process found to be a block: hand it in, if it is one."""
+        self.judge.check_block(submission)
 
     # Epochs
 

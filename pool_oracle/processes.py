@@ -12,16 +12,20 @@ _PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_SECONDS = 5
 
 
-def start_child(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def start_child(
+    command: Sequence[str], *, descriptors: Sequence[int] = (), keep_errors: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, so that a Ctrl-C goes to us alone, without input or output.
 
-    Call it from the main thread: on Linux the child is killed when the thread that started it ends.
+    It inherits `descriptors`; with `keep_errors` its log goes where ours goes. Call it from the main thread: on Linux
+    the child is killed when the thread that started it ends.
     """
     return subprocess.Popen(
         list(command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=None if keep_errors else subprocess.DEVNULL,
+        pass_fds=tuple(descriptors),
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )

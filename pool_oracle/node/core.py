@@ -16,19 +16,22 @@ import zmq.asyncio
 
 from pool_oracle.errors import BlockRejected, InputError, NodeError, NodeRefused
 from pool_oracle.networks import Network
-from pool_oracle.node.jsonrpc import JsonRpc, Login
+from pool_oracle.node.jsonrpc import CALL_SECONDS, JsonRpc, Login
 from pool_oracle.node.source import Tip
 from pool_oracle.wire import hex_bytes, integer, member
 from pool_oracle.work.gbt import template_from_gbt
 from pool_oracle.work.share import HEADER_SIZE, display
 from pool_oracle.work.template import Template
 
-LONGPOLL_SECONDS = 90.0
-"""A node answers a long poll after a minute at the latest when it has new transactions; then the line is dead."""
+WATCH_SECONDS = 5.0
+"""How often the tip is asked beside a long poll."""
 
 POLL_SECONDS = 1.0
-REFRESH_POLLS = 30
-"""Where a node offers no long poll: its tip is asked every second, a template every 30."""
+REFRESH_SECONDS = 30.0
+"""Where a node offers no long poll: how often its tip is asked, and a template."""
+
+MIN_REFRESH_SECONDS = 5.0
+"""Templates on the same tip do not come faster, whatever a node answers to long polls."""
 
 SUBMIT_SECONDS = 60.0
 SYNC_SLACK = 2
@@ -48,23 +51,36 @@ class CoreNode:
     """One node. See NodeSource for the calls."""
 
     def __init__(
-        self, network: Network, url: str, login: Login, *, name: str | None = None, zmq_hashblock: str | None = None
+        self,
+        network: Network,
+        url: str,
+        login: Login,
+        *,
+        name: str | None = None,
+        zmq_hashblock: str | None = None,
+        seconds: float = CALL_SECONDS,
     ) -> None:
-        """`zmq_hashblock` is the endpoint of the node's setting zmqpubhashblock."""
+        """`zmq_hashblock` is the endpoint of the node's setting zmqpubhashblock; `seconds` a call's time limit."""
         self.network = network
         self.name = name or url.rpartition("://")[2].rstrip("/")
         self._rpc = JsonRpc(self.name, url, login)
+        self._seconds = seconds
         self._longpoll_id: str | None = None
+        self._fetched_tip: bytes | None = None
+        self._open_longpoll: tuple[bytes, asyncio.Task[Template] | None] = b"", None
         self._is_checked = False
         self._announcements = _Announcements(zmq_hashblock) if zmq_hashblock else None
+
+    async def _call(self, method: str, *params: Any) -> Any:
+        return await self._rpc.call(method, *params, seconds=self._seconds)
 
     # Checks
 
     async def check(self) -> str:
         """See NodeSource."""
-        info = await self._rpc.call("getblockchaininfo")
+        info = await self._call("getblockchaininfo")
         chain, blocks, headers = (self._field(info, name) for name in ("chain", "blocks", "headers"))
-        genesis = await self._rpc.call("getblockhash", 0)
+        genesis = await self._call("getblockhash", 0)
         if self.network.chains.get(chain) != genesis:
             raise NodeError(
                 f"{self.name} is on chain {str(chain)[:40]!r} with block 0 {str(genesis)[:64]}, "
@@ -87,15 +103,14 @@ class CoreNode:
 
     async def template(self) -> Template:
         """See NodeSource."""
-        return await self._get_template({})
+        return await self._get_template({}, self._seconds)
 
-    async def _get_template(self, request: dict[str, Any], seconds: float | None = None) -> Template:
-        limit = {} if seconds is None else {"seconds": seconds}
+    async def _get_template(self, request: dict[str, Any], seconds: float | None) -> Template:
         try:
             if not self._is_checked:
                 await self.check()
             asked = {"rules": list(self.network.rules), "capabilities": ["longpoll"], **request}
-            reply = await self._rpc.call("getblocktemplate", asked, **limit)
+            reply = await self._rpc.call("getblocktemplate", asked, seconds=seconds)
         except NodeError:
             self._is_checked = False  # it may be another node that answers next
             raise
@@ -105,35 +120,66 @@ class CoreNode:
             raise NodeError(f"{self.name}: {error}") from None
         longpoll_id = reply.get("longpollid")
         self._longpoll_id = longpoll_id if isinstance(longpoll_id, str) else None
+        self._fetched_tip = template.prev_hash
         return template
 
     async def next_template(self, known: Template) -> Template:
         """See NodeSource."""
-        waits = [asyncio.create_task(self._poll(known))]
+        if known.prev_hash != self._fetched_tip:  # the long poll would wait for what comes after the last fetched one
+            template = await self.template()
+            if template.prev_hash != known.prev_hash:
+                return template
+        waits = {asyncio.create_task(self._await_longpoll(known)), asyncio.create_task(self._watch_tip(known))}
         if self._announcements is not None:
-            waits.append(asyncio.create_task(self._await_announcement(self._announcements, known)))
+            waits.add(asyncio.create_task(self._await_announcement(self._announcements, known)))
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
+            return min(done, key=lambda task: task.exception() is not None).result()
         finally:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _poll(self, known: Template) -> Template:
-        """By long poll, or by asking often where the node has none."""
+    async def _await_longpoll(self, known: Template) -> Template:
+        """What the node answers when it has something new; a template now and then where it offers no long poll."""
+        earliest = asyncio.get_running_loop().time() + MIN_REFRESH_SECONDS
         if self._longpoll_id is not None:
             try:
-                return await self._get_template({"longpollid": self._longpoll_id}, LONGPOLL_SECONDS)
+                template = await asyncio.shield(self._longpoll(known.prev_hash, self._longpoll_id))
             except NodeRefused as error:
                 if error.code != RPC_INVALID_PARAMETER:
                     raise
                 self._longpoll_id = None  # not one of this node's any more
-        for _ in range(REFRESH_POLLS):
-            if (await self._best_hash()) != known.prev_hash:
-                break
-            await asyncio.sleep(POLL_SECONDS)
+            else:
+                if template.prev_hash == known.prev_hash:
+                    await asyncio.sleep(earliest - asyncio.get_running_loop().time())
+                return template
+        await asyncio.sleep(REFRESH_SECONDS)
         return await self.template()
+
+    def _longpoll(self, tip: bytes, longpoll_id: str) -> asyncio.Task[Template]:
+        """The long poll that is open for this tip, or a new one.
+
+        It is never given up while its tip stands. A node keeps one of its few threads busy with a long poll until there
+        is something new, whether anybody still listens or not: a handful of them, and it answers nothing else.
+        """
+        tip_before, poll = self._open_longpoll
+        if poll is None or poll.done() or tip_before != tip:
+            if poll is not None:
+                poll.cancel()
+            poll = asyncio.create_task(self._get_template({"longpollid": longpoll_id}, None))
+            poll.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, if nobody waits for it
+            self._open_longpoll = tip, poll
+        return poll
+
+    async def _watch_tip(self, known: Template) -> Template:
+        """Ask for the tip all the time: a long poll's connection may be dead, or the node."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS if self._longpoll_id is None else WATCH_SECONDS)
+            if await self._best_hash() != known.prev_hash:
+                template = await self.template()
+                if template.prev_hash != known.prev_hash:
+                    return template
 
     async def _await_announcement(self, announcements: _Announcements, known: Template) -> Template:
         while True:
@@ -168,7 +214,7 @@ class CoreNode:
     # The chain
 
     async def _best_hash(self) -> bytes:
-        return self._hash(await self._rpc.call("getbestblockhash"))
+        return self._hash(await self._call("getbestblockhash"))
 
     def _hash(self, text: Any) -> bytes:
         """A hash of an answer, internal order."""
@@ -182,13 +228,13 @@ class CoreNode:
 
     async def tip(self) -> Tip:
         """See NodeSource."""
-        info = await self._rpc.call("getblockchaininfo")
+        info = await self._call("getblockchaininfo")
         height = self._field(info, "blocks")
         return Tip(self._hash(info.get("bestblockhash")), height)
 
     async def _hash_at(self, height: int) -> str:
         try:
-            return str(await self._rpc.call("getblockhash", height))
+            return str(await self._call("getblockhash", height))
         except NodeRefused as error:
             if error.code != RPC_INVALID_PARAMETER:
                 raise
@@ -196,17 +242,17 @@ class CoreNode:
 
     async def header(self, height: int) -> bytes:
         """See NodeSource."""
-        header = await self._rpc.call("getblockheader", await self._hash_at(height), False)
+        header = await self._call("getblockheader", await self._hash_at(height), False)
         return self._bytes(header, "a header", HEADER_SIZE)
 
     async def block(self, height: int) -> bytes:
         """See NodeSource."""
-        return self._bytes(await self._rpc.call("getblock", await self._hash_at(height), 0), "a block")
+        return self._bytes(await self._call("getblock", await self._hash_at(height), 0), "a block")
 
     async def confirmations(self, block_hash: bytes) -> int | None:
         """See NodeSource."""
         try:
-            header = await self._rpc.call("getblockheader", display(block_hash), True)
+            header = await self._call("getblockheader", display(block_hash), True)
         except NodeRefused as error:
             if error.code == RPC_INVALID_ADDRESS_OR_KEY:
                 return None
@@ -215,6 +261,10 @@ class CoreNode:
 
     async def close(self) -> None:
         """See NodeSource."""
+        _, poll = self._open_longpoll
+        if poll is not None:
+            poll.cancel()
+            await asyncio.gather(poll, return_exceptions=True)
         if self._announcements is not None:
             self._announcements.close()
         await self._rpc.close()

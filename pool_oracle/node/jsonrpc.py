@@ -66,8 +66,11 @@ class JsonRpc:
         # No proxy, no redirect: credentials go to the configured host and nowhere else. Each call has its own limit.
         self._http = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None))
 
-    async def call(self, method: str, *params: Any, seconds: float = CALL_SECONDS) -> Any:
-        """The result of a call. Raises NodeRefused with the node's own error, NodeError for everything else."""
+    async def call(self, method: str, *params: Any, seconds: float | None = CALL_SECONDS) -> Any:
+        """The result of a call, within `seconds` unless they are None.
+
+        Raises NodeRefused with the node's own error, NodeError for everything else.
+        """
         self._next_id += 1
         request = {"jsonrpc": "1.0", "id": self._next_id, "method": method, "params": params}
         try:

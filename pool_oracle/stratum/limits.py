@@ -318,8 +318,8 @@ class Gate:
             return f"{origin} is banned for another {_span(visitor.banned_until - now)}: {visitor.why}"
         if visitor.open >= settings.max_connections_per_address:
             return (
-                f"{origin} has as many connections as an address may have, {visitor.open} (max_connections_per_address); "
-                "a farm may be named in exempt_networks"
+                f"{origin} has as many connections as an address may have, {visitor.open} "
+                "(max_connections_per_address; a farm may be named in exempt_networks)"
             )
         if visitor.openings.wait_ns(now):
             return (

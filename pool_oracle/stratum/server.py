@@ -43,6 +43,12 @@ class Counters:
     accepted: int = 0
     refused: Counter[int] = field(default_factory=Counter)
 
+    def values(self, connections: int) -> dict[str, int]:
+        """All of them by name, refused shares by their code."""
+        numbers = {name: getattr(self, name) for name in ("opened", "turned_away", "hang_ups", "pauses", "retargets")}
+        refused = {f"refused_{code}": count for code, count in self.refused.items()}
+        return {"connections": connections, "accepted": self.accepted, **numbers, **refused}
+
     def refuse(self, error: ShareRefused) -> None:
         """Count a refused share by its code."""
         self.refused[error.code] += 1

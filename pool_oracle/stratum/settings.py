@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
+
 from pool_oracle.stratum.limits import LimitSettings
 
 
@@ -25,3 +27,13 @@ class StratumSettings:
     certificate: Path | None = None
     private_key: Path | None = None
     proxies: tuple[str, ...] = ()
+
+
+def encode_settings(settings: StratumSettings) -> bytes:
+    """The settings for another process."""
+    return msgspec.json.encode(settings, enc_hook=str)
+
+
+def decode_settings(data: bytes) -> StratumSettings:
+    """The inverse of `encode_settings`."""
+    return msgspec.json.decode(data, type=StratumSettings, dec_hook=lambda kind, text: kind(text))

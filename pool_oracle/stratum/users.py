@@ -27,7 +27,7 @@ TRIMMED_LENGTH = 63
 _ADDRESS = re.compile("[0-9A-Za-z]*")
 _SEPARATORS = frozenset(string.punctuation + " \t") - {"%"}
 _PADDING = " \t\r\n\0"
-_CUT_ESCAPE = re.compile("%[0-9A-Fa-f]?$")
+_CUT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?\Z")
 _OPTION = re.compile(r"(?:^|[,;\s])(d|diff|md)\s*=\s*([^,;\s]*)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?(e[+-]?[0-9]{1,2})?", re.IGNORECASE)
 
@@ -63,7 +63,8 @@ def parse_user(text: Any, network: Network) -> tuple[Payee, str]:
     try:
         payee = parse_address(address, network)
     except PayeeError as error:
-        raise PayeeError(f"{error}{_what_is_cut(address, network, at_the_end=is_trimmed and not rest)}") from None
+        hint = _wrong_length(address, network, is_trimmed=is_trimmed and not rest)
+        raise PayeeError(f"{error}{hint}") from None
     if rest and rest[0] not in _SEPARATORS:
         raise PayeeError(f"{address!r} is followed by {rest[0]!r}; the user name must be ADDRESS[.worker]")
     name = "".join(character for character in rest[1:] if character.isprintable())
@@ -89,16 +90,12 @@ def parse_password(text: Any) -> PasswordOptions:
     return PasswordOptions(wishes.get("d"), wishes.get("md"), tuple(ignored))
 
 
-def _what_is_cut(address: str, network: Network, *, at_the_end: bool) -> str:
-    """The end of a refusal where the address begins like one of the network and is too short, else nothing."""
+def _wrong_length(address: str, network: Network, *, is_trimmed: bool) -> str:
+    """The end of a refusal where the address begins like one of the network and has another length, else nothing."""
     key, script = len(network.hrp) + 40, len(network.hrp) + 60
-    if address.startswith("0x"):
-        length = 42
-    elif address.lower().startswith(f"{network.hrp}1"):
-        length = key if address.lower().startswith(f"{network.hrp}1q") and len(address) <= key else script
-    else:
+    kinds = {"0x": (42,), f"{network.hrp}1q": (key, script), f"{network.hrp}1p": (script,)}
+    lengths = next((lengths for start, lengths in kinds.items() if address.lower().startswith(start)), ())
+    if not lengths or len(address) in lengths:
         return ""
-    if len(address) >= length:
-        return ""
-    where = f"the miner's firmware trims user names at {TRIMMED_LENGTH} characters" if at_the_end else "it was cut"
-    return f" ({len(address)} characters of {length}: {where})"
+    why = f": the miner's firmware trims user names at {TRIMMED_LENGTH}" if is_trimmed else ""
+    return f" ({len(address)} characters instead of {' or '.join(map(str, lengths))}{why})"

@@ -33,6 +33,7 @@ MAX_SHARES_PER_MINUTE = 600
 DESCENT_BITS = 4
 """Log2 of the step down, while nothing was heard of a new miner."""
 
+PROBE = 8
 SILENCE_BITS = 6
 """Log2 of how far mere silence lowers the share difficulty of a miner whose shares were seen: it has more likely paused
 than shrunk, and comes back."""
@@ -53,8 +54,11 @@ class _Rule:
 
     ahead: int
     patience_fast: int
+    lead_fast: int
     heard: int
     patience_slow: int
+    lead_slow: int
+    max_gap: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class VardiffSettings:
     start_bits: int = field(init=False)
     search: _Rule = field(init=False, repr=False)
     descent: _Rule = field(init=False, repr=False)
+    measure: _Rule = field(init=False, repr=False)
     hold: _Rule = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -88,17 +93,15 @@ class VardiffSettings:
         def rule(*mills: int) -> _Rule:
             return _Rule(*(interval * mill // 1000 for mill in mills))
 
-        def hurried(rule: _Rule, seconds: int) -> _Rule:
-            return _Rule(rule.ahead, rule.patience_fast, rule.heard, min(rule.patience_slow, seconds * SECOND))
-
         values = {
             "interval": interval,
             "floor_bits": floor_bits,
             "start_bits": start_bits,
             # A search ends with the estimate: the bucket fills at any rate above half of the wanted one.
-            "search": hurried(rule(2000, 28_000, 1848, 3000), 20),
-            "descent": hurried(rule(2000, 28_000, 1848, 1250), 10),
-            "hold": rule(693, 10_000, 1386, 20_000),
+            "search": rule(2000, 28_000, 0, 1848, 6000, 3000, 8000),
+            "descent": rule(2000, 28_000, 0, 1848, 6000, 4750, 8000),
+            "measure": rule(2000, 28_000, 0, 1848, 3000, 0, 8000),
+            "hold": rule(693, 10_000, 5_000, 1386, 20_000, 10_000, 8000),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -116,16 +119,17 @@ class Vardiff:
 
     __slots__ = (
         "_ahead",
+        "_ahead_base",
         "_ahead_since",
-        "_gap",
         "_heard",
+        "_heard_base",
         "_heard_since",
+        "_is_silent",
         "_minimum_bits",
         "_network_bits",
         "_proven_bits",
         "_rule",
         "_settings",
-        "_since",
         "bits",
         "is_below_floor",
     )
@@ -144,10 +148,11 @@ class Vardiff:
 
     def restart(self, now: int) -> None:
         """What was counted so far says nothing about the target in force: the miner has it only from now on."""
-        self._since = now
-        self._ahead = self._ahead_since = now
-        self._heard = self._heard_since = now
-        self._gap = 0
+        rule = self._rule
+        self._is_silent = True
+        self._ahead_since = self._heard_since = now
+        self._ahead = self._ahead_base = now + rule.lead_fast
+        self._heard = self._heard_base = now - rule.lead_slow
 
     # Evidence
 
@@ -158,18 +163,17 @@ class Vardiff:
             ahead, heard = rule.ahead, rule.heard
         else:
             ahead, heard = self._weigh(rule, bits)
-        before = self._ahead
-        if before < now:
-            gap = now - before
-            limit = MAX_GAP * self._settings.interval
-            self._gap = gap if gap < limit else limit
-            self._ahead_since = before = now
-        self._ahead = ahead = before + ahead
+        self._is_silent = False
         heard += self._heard
         if heard >= now:
-            self._heard_since = heard = now
+            self._heard_since = self._heard_base = heard = now
         self._heard = heard
-        return ahead - now > rule.patience_fast and self._raise(now)
+        level = self._ahead
+        if level < now:
+            self._ahead_since = max(level, now - rule.max_gap)
+            self._ahead_base = level = now
+        self._ahead = level = level + ahead
+        return level - now > rule.patience_fast and self._raise(now)
 
     def on_idle(self, now: int) -> bool:
         """A sweep came by; every few seconds, whether or not there were shares."""
@@ -188,47 +192,53 @@ class Vardiff:
         """Shares come too fast, or a search has seen enough of them."""
         rule, settings = self._rule, self._settings
         interval = settings.interval
-        work = (self._ahead - self._ahead_since) * interval // rule.ahead
-        time = now - self._ahead_since + self._gap
+        work = (self._ahead - self._ahead_base) * interval // rule.ahead
+        time = now - self._ahead_since
+        target = nbits_to_target(self.bits)
+        if rule is settings.descent:
+            self._rule = settings.measure
+            return self._retarget(now, self._probe(target, time, interval))
         if rule is settings.hold:
             work += PRIOR * interval
             time += PRIOR * interval
         else:
             self._rule = settings.hold
             work -= interval  # (n - 1) / t is the unbiased estimate of a rate
-        target = nbits_to_target(self.bits)
         return self._retarget(now, max(target * time // work, target >> RAISE_BITS, 1))
+
+    def _probe(self, target: int, time: int, work: int) -> int:
+        return max(min(target * PROBE * time // work, target << DESCENT_BITS), target)
 
     def _lower(self, now: int) -> bool:
         """Shares come too slowly, or not at all."""
         rule, settings = self._rule, self._settings
         interval = settings.interval
         target = nbits_to_target(self.bits)
-        is_silent = self._heard == self._since
-        work = (self._heard - self._heard_since) * interval // rule.heard
+        is_paused = self._is_silent and self._proven_bits > 0
+        work = (self._heard - self._heard_base) * interval // rule.heard
         time = now - self._heard_since
         if rule is settings.hold:
             wanted = target * (time + PRIOR * interval) // (work + PRIOR * interval)
-        elif work == 0:
+        elif self._is_silent:
             wanted = target << DESCENT_BITS
         else:
-            wanted = 2 * target * time // work  # too easy by twice on purpose: it is measured sooner
-        if is_silent and self._proven_bits:
+            wanted = self._probe(target, time, work + interval)
+        if is_paused:
             wanted = max(min(wanted, nbits_to_target(self._proven_bits) << SILENCE_BITS), target)
         at_floor = self.bits >= self._minimum_bits
-        if at_floor and rule is settings.hold and self.bits >= settings.floor_bits:
-            self.is_below_floor = self.is_below_floor or not (is_silent and self._proven_bits)
-        if rule is not settings.hold:
-            if at_floor:
-                self._rule = settings.hold
-            else:
-                self._rule = settings.descent if is_silent and not self._proven_bits else settings.search
+        if rule is settings.hold:
+            if at_floor and not is_paused and self.bits >= settings.floor_bits:
+                self.is_below_floor = True
+        elif at_floor:
+            self._rule = settings.hold
+        else:
+            self._rule = settings.descent if self._is_silent else settings.measure
         return self._retarget(now, wanted)
 
     def _retarget(self, now: int, target: int) -> bool:
         """Put `target` in force where it is different enough; what was counted is used up either way."""
         old = nbits_to_target(self.bits)
-        if self._heard != self._since:
+        if not self._is_silent:
             self._proven_bits = self.bits
         if 4 * old < 5 * target and 4 * target < 5 * old:
             target = old

@@ -194,6 +194,19 @@ def test_a_restart_brings_back_window_workers_numbers_and_duplicates(rig: OpenRi
     asyncio.run(work())
 
 
+def test_a_workers_number_is_nobody_elses_after_a_restart_although_others_left_no_record(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            assert [r.pool.worker(ALICE, name) for name in "abc"] == [0, 1, 2]
+            r.pool.worker(BOB, "rig")
+            await r.mine(1, BOB)
+        async with rig() as r:
+            numbers = [r.pool.worker(ALICE, name) for name in "defg"]
+            assert len({*numbers, r.pool.worker(BOB, "rig")}) == 5
+
+    asyncio.run(work())
+
+
 def test_an_epoch_closes_once_and_a_restart_finds_the_same_close(rig: OpenRig) -> None:
     async def work() -> None:
         async with rig(window=1) as r:
