@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from pool_oracle.api.metrics import PoolCollector
 from pool_oracle.api.server import ApiServer
 from pool_oracle.api.views import Views
 from pool_oracle.chain.client import Chain, Sender, account_from_key_file
@@ -124,7 +125,7 @@ class PoolApp:
         self._cleanup.push_async_callback(self.stratum.stop)
         self.stratum_port = await self.stratum.start(section.host, section.port)
         views = Views(self.config.pool.name, self.pool, self.keeper, rewards, self.distributor)
-        api = ApiServer(views)
+        api = ApiServer(views, PoolCollector(self.pool, self.stratum.values))
         self.api_port = await api.start(self.config.api.host, self.config.api.port)
         self._cleanup.push_async_callback(api.stop)
 

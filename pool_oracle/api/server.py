@@ -11,14 +11,17 @@ from importlib.resources import files
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
+from pool_oracle.api.metrics import metrics_text
 from pool_oracle.api.views import Views
 from pool_oracle.errors import ChainError, ConfigError, InputError
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'"
 
 
-def build_api(views: Views) -> FastAPI:
+def build_api(views: Views, collector: Collector) -> FastAPI:
     """The application: every route reads, none writes."""
     api = FastAPI(title="pool_oracle", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
     api.add_exception_handler(InputError, _on_input_error)
@@ -34,6 +37,7 @@ def build_api(views: Views) -> FastAPI:
     ):
         api.add_api_route(path, view, methods=["GET"])
     api.add_api_route("/api/v1/epochs/{number}/{name}", _bundle_files(views), methods=["GET"])
+    api.add_api_route("/metrics", _metrics(collector), methods=["GET"], include_in_schema=False)
     api.add_api_route("/", _page, methods=["GET"], include_in_schema=False)
     api.add_api_route("/page.js", _script, methods=["GET"], include_in_schema=False)
     return api
@@ -47,6 +51,13 @@ def _bundle_files(views: Views) -> Callable[[int, str], Awaitable[FileResponse]]
         return FileResponse(path)
 
     return bundle_file
+
+
+def _metrics(collector: Collector) -> Callable[[], Awaitable[Response]]:
+    async def metrics() -> Response:
+        return Response(metrics_text(collector), media_type=CONTENT_TYPE_LATEST)
+
+    return metrics
 
 
 async def _healthz() -> dict[str, str]:
@@ -91,9 +102,9 @@ class _Server(uvicorn.Server):
 class ApiServer:
     """Serves the API until it is stopped."""
 
-    def __init__(self, views: Views) -> None:
-        """`views` is what there is to see."""
-        self._api = build_api(views)
+    def __init__(self, views: Views, collector: Collector) -> None:
+        """`views` is what there is to see, `collector` what there is to count."""
+        self._api = build_api(views, collector)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 

@@ -76,8 +76,8 @@ class LimitSettings:
     """How long after a ban the next one still counts as a repetition."""
     strike_memory_seconds: int = 600
     """How long strikes of an address add up. See `Gate.strike`."""
-    max_remembered_addresses: int = 65_536
-    """Addresses without a connection whose bans and openings are remembered, about 350 bytes each."""
+    max_remembered_addresses: int = 32_768
+    """Addresses without a connection whose bans and openings are remembered: about 600 bytes each, 20 MB."""
     exempt_networks: tuple[str, ...] = ()
     """Networks that are neither counted by address nor banned, as loopback always is: proxies, the operator's farm."""
 

@@ -201,7 +201,7 @@ class StratumProcess:
             await asyncio.sleep(COUNT_SECONDS)
             if self._server is None or self._desk is None:
                 continue
-            counters = self._server.counters.values(len(self._server.sessions))
+            counters = self._server.values()
             refused, self._desk.refused = dict(self._desk.refused), Counter()
             self._pipe.send_value(wire.COUNTS, wire.Counts(counters, refused))
 

@@ -134,7 +134,7 @@ def _check_tlvs(header: bytes, offset: int) -> None:
     while offset < len(header):
         start = offset + 3
         end = start + int.from_bytes(header[offset + 1 : start], "big")
-        if start > len(header) or end > len(header):
+        if end > len(header):
             raise InputError(f"extra {header[offset]:#04x} of a PROXY header reaches beyond its end")
         if header[offset] == _TLV_CRC32C:
             zeroed = header[:start] + bytes(end - start) + header[end:]

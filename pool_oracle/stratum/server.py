@@ -38,6 +38,7 @@ class Counters:
     opened: int = 0
     turned_away: int = 0
     hang_ups: int = 0
+    bans: int = 0
     pauses: int = 0
     retargets: int = 0
     accepted: int = 0
@@ -45,7 +46,9 @@ class Counters:
 
     def values(self, connections: int) -> dict[str, int]:
         """All of them by name, refused shares by their code."""
-        numbers = {name: getattr(self, name) for name in ("opened", "turned_away", "hang_ups", "pauses", "retargets")}
+        numbers = {
+            name: getattr(self, name) for name in ("opened", "turned_away", "hang_ups", "bans", "pauses", "retargets")
+        }
         refused = {f"refused_{code}": count for code, count in self.refused.items()}
         return {"connections": connections, "accepted": self.accepted, **numbers, **refused}
 
@@ -90,6 +93,10 @@ class StratumServer:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._difficulty_lines: dict[int, bytes] = {}
+
+    def values(self) -> dict[str, int]:
+        """The counters by name, for metrics."""
+        return self.counters.values(len(self.sessions))
 
     # Start and stop
 

@@ -255,6 +255,7 @@ class Session(asyncio.Protocol):
 
     def misbehaved(self, why: str, now: int) -> None:
         """Cut the connection and tell the gate, which may ban its address."""
+        self._server.counters.bans += 1
         self.hang_up(self._server.gate.strike(self.address, why, now))
 
     def _refuse(self, request: Request, error: ShareRefused, now: int) -> None:

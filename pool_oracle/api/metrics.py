@@ -1,0 +1,77 @@
+"""`/metrics` for Prometheus. Everything is counted elsewhere in plain numbers and read here when it is asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pool_oracle.pool import Pool
+
+REASONS = {20: "other", 21: "stale", 22: "duplicate", 23: "low difficulty", 24: "unauthorized", 25: "not subscribed"}
+"""Stratum's error codes in words."""
+
+_STRATUM = {
+    "opened": "connections that were let in",
+    "turned_away": "connections that were not let in: bans, too many of an address",
+    "hang_ups": "connections that the pool cut: silence, slow readers, floods",
+    "bans": "strikes that the gate took for a ban",
+    "pauses": "times that a connection was not read for a while because it asked too much",
+    "retargets": "changes of a connection's share target",
+}
+
+
+class PoolCollector(Collector):
+    """The pool's numbers as metric families."""
+
+    def __init__(self, pool: Pool, stratum: Callable[[], Mapping[str, int]]) -> None:
+        """`stratum` gives the counters of the stratum server, see `Counters.values`."""
+        self._pool = pool
+        self._stratum = stratum
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, as they stand now."""
+        yield from self._shares()
+        yield from self._work()
+
+    def _shares(self) -> Iterator[Metric]:
+        values = self._stratum()
+        yield GaugeMetricFamily(
+            "pool_oracle_stratum_connections", "open connections", value=values.get("connections", 0)
+        )
+        for name, text in _STRATUM.items():
+            yield CounterMetricFamily(f"pool_oracle_stratum_{name}", text, value=values.get(name, 0))
+        yield CounterMetricFamily(
+            "pool_oracle_shares_accepted", "shares on disk and acknowledged", value=values.get("accepted", 0)
+        )
+        refused = CounterMetricFamily("pool_oracle_shares_refused", "shares refused", labels=["code", "reason"])
+        for code, reason in REASONS.items():
+            refused.add_metric([str(code), reason], values.get(f"refused_{code}", 0))
+        yield refused
+
+    def _work(self) -> Iterator[Metric]:
+        pool = self._pool
+        blocks = GaugeMetricFamily("pool_oracle_blocks", "found blocks by where they stand", labels=["state"])
+        for state, count in Counter(block.state.value for block in pool.blocks).items():
+            blocks.add_metric([state], count)
+        yield blocks
+        yield GaugeMetricFamily("pool_oracle_window_shares", "shares with credit", value=pool.window.share_count)
+        yield GaugeMetricFamily("pool_oracle_workers", "workers that sent a share", value=len(pool.workers))
+        yield GaugeMetricFamily("pool_oracle_epochs_closed", "epochs that were closed", value=len(pool.closes))
+        if pool.job is not None:
+            yield GaugeMetricFamily("pool_oracle_job_height", "block height of jobs", value=pool.job.template.height)
+            yield GaugeMetricFamily(
+                "pool_oracle_job_time_seconds",
+                "Unix time of the present job's template",
+                value=pool.job.template.curtime,
+            )
+
+
+def metrics_text(collector: Collector) -> bytes:
+    """The text that Prometheus reads."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)
