@@ -1,6 +1,8 @@
 """A stratum server to be measured: the pool on a template that never changes, with a durable share log.
 
 python bench/stratum_server.py FOLDER [--levels N] [--workers N]    prints {"port": ..., "pids": [...]} when it listens
+
+SIGUSR1 brings a new tip; the time at which the pool had it is printed (CLOCK_MONOTONIC, nanoseconds).
 """
 
 from __future__ import annotations
@@ -8,8 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
+import sys
+import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,6 +58,12 @@ class StillNode:
             witness_commitment=b"\x6a\x24\xaa\x21\xa9\xed" + bytes(32),
         )
 
+    def new_tip(self) -> None:
+        """Somebody found a block."""
+        self._template = replace(
+            self._template, height=self._template.height + 1, prev_hash=sha256d(self._template.prev_hash)
+        )
+
     async def check(self) -> str:
         return "nothing happens"
 
@@ -84,16 +96,17 @@ class StillNode:
 async def serve(folder: Path, levels: int, workers: int) -> None:
     """Serve until SIGTERM."""
     share_log = ShareLog(folder / "shares")
+    node = StillNode(levels)
     pool = Pool(
         network_named("regtest"),
-        StillNode(levels),
+        node,
         share_log,
         window=8,
         tag=b"/bench/",
         blocks_folder=folder / "blocks",
     )
     await pool.set_commitment(Commitment(0, bytes(32), b"\x00\x14" + bytes(20)))
-    limits = LimitSettings(cost_per_second=10**6, cost_burst=10**7)
+    limits = LimitSettings(cost_per_second=10**6, cost_burst=10**7, idle_seconds=10**6)
     settings = StratumSettings(SHARE_DIFFICULTY, shares_per_minute=0, limits=limits)
     server: StratumServer | StratumFleet
     if workers:
@@ -103,8 +116,17 @@ async def serve(folder: Path, levels: int, workers: int) -> None:
     port = await server.start("127.0.0.1", 0)
     pids = [os.getpid(), *(server.pids if isinstance(server, StratumFleet) else [])]
     print(json.dumps({"port": port, "pids": pids}), flush=True)
+    loop = asyncio.get_running_loop()
+
+    def new_tip() -> None:
+        node.new_tip()
+        print(json.dumps({"tip": time.monotonic_ns()}), flush=True)
+        refreshing.append(loop.create_task(pool.refresh()))
+
+    refreshing: list[asyncio.Task[None]] = []
+    loop.add_signal_handler(signal.SIGUSR1, new_tip)
     stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()
     await server.stop()
     await share_log.close()
@@ -117,7 +139,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=12)
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
-    configure_logs(open(os.devnull, "w"))
+    configure_logs(sys.stderr, level=logging.WARNING)
     uvloop.run(serve(arguments.folder, arguments.levels, arguments.workers))
 
 

@@ -9,6 +9,8 @@ import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -16,7 +18,7 @@ from pool_oracle.errors import ConfigError, InputError, ShareRefused
 from pool_oracle.judge import LiveJob
 from pool_oracle.stratum.desk import Desk, Extranonces
 from pool_oracle.stratum.fixed import FixedTarget
-from pool_oracle.stratum.limits import AddressSet, Gate
+from pool_oracle.stratum.limits import SECOND, AddressSet, Gate
 from pool_oracle.stratum.messages import notification, notify_line
 from pool_oracle.stratum.session import REPEATS, Session
 from pool_oracle.stratum.settings import StratumSettings
@@ -88,6 +90,11 @@ class StratumServer:
                 shares_per_minute=settings.shares_per_minute,
             )
         self.sessions: set[Session] = set()
+        self.announced: set[Session] = set()
+        """Connections from proxies that have not said yet for whom they are."""
+        self._group: asyncio.Future[None] | None = None
+        self._answers: list[tuple[Session, list[Any]]] = []
+        self._turned_away_told = 0
         self._by_session_id: dict[str, Session] = {}
         self._extranonce_of: dict[str, bytes] = {}
         self._server: asyncio.Server | None = None
@@ -174,16 +181,24 @@ class StratumServer:
         except InputError as error:
             objection = str(error)
         if objection is not None:
-            self.counters.turned_away += 1
-            log.info("connection turned away", peer=session.peer, why=objection)
-            session.turn_away()
+            self._turn_away(session, objection)
             return
         self.counters.opened += 1
         self.sessions.add(session)
         _watch(transport)
 
+    def _turn_away(self, session: Session, why: str) -> None:
+        """Close a connection that is not let in. The log gets one line a second: whoever is banned tries often."""
+        self.counters.turned_away += 1
+        session.turn_away()
+        second = int(time.monotonic())
+        if second != self._turned_away_told:
+            self._turned_away_told = second
+            log.info("connection turned away", peer=session.peer, why=why, so_far=self.counters.turned_away)
+
     def closed(self, session: Session) -> None:
-        """A connection that was let in has ended."""
+        """A connection has ended."""
+        self.announced.discard(session)
         if session in self.sessions:
             self.sessions.remove(session)
             self.gate.release(session.address)
@@ -219,6 +234,20 @@ class StratumServer:
         if len(self._extranonce_of) > self.limits.max_connections:
             del self._extranonce_of[next(iter(self._extranonce_of))]
 
+    def answer_later(self, group: asyncio.Future[None], session: Session, request_ids: list[Any]) -> None:
+        """Answer a session's shares when their group is on disk; `request_ids` may grow until then."""
+        if group is not self._group:
+            self._group, self._answers = group, []
+            group.add_done_callback(partial(self._answer, self._answers))
+        self._answers.append((session, request_ids))
+
+    def _answer(self, answers: list[tuple[Session, list[Any]]], group: asyncio.Future[None]) -> None:
+        problem = None
+        if group.cancelled() or group.exception() is not None:
+            problem = "the pool could not write its share log; this share is not accepted"
+        for session, request_ids in answers:
+            session.acknowledge(request_ids, problem)
+
     # Jobs
 
     def difficulty_line(self, bits: int) -> bytes:
@@ -243,6 +272,9 @@ class StratumServer:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic_ns()
+            patience = self.limits.proxy_header_seconds
+            for session in [session for session in self.announced if now - session.opened > patience * SECOND]:
+                session.hang_up(f"from a proxy (stratum.proxies), but no PROXY header came within {patience} s")
             for number, session in enumerate(list(self.sessions)):
                 session.sweep(now)
                 if number % 1000 == 999:

@@ -15,7 +15,6 @@ import secrets
 import struct
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import structlog
@@ -148,7 +147,9 @@ class Session(asyncio.Protocol):
         host, port = (transport.get_extra_info("peername") or ("?", 0))[:2]
         self.address, self.peer = host, f"{host}:{port}"
         self._is_announced = self._server.is_proxy(host)
-        if not self._is_announced:
+        if self._is_announced:
+            self._server.announced.add(self)
+        else:
             self._server.opened(self, self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -159,10 +160,23 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer each whole line."""
         now = time.monotonic_ns()
+        most = self._server.limits.max_line_bytes
         if self._is_announced:
             data = self._read_announcement(self._rest + data)
+            if self._is_announced or not self._is_open:
+                return
         lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = lines.pop()
+        self._rest = rest = lines.pop()
+        if len(rest) > most or (len(data) > most and max(map(len, lines), default=0) > most):
+            self.hang_up(f"a line is longer than {most} bytes")
+        elif lines:
+            self.last_line = now
+            wait = self._budget.spend(self._answer_lines(lines, now), now)
+            if wait and self._is_open:
+                self._rest_for(wait)
+
+    def _answer_lines(self, lines: list[bytes], now: int) -> int:
+        """Answer each line, until the connection is cut; returns what they cost."""
         cost = 0
         for line in lines:
             try:
@@ -179,13 +193,8 @@ class Session(asyncio.Protocol):
                 cost += COST_OF_MALFORMED
                 self._explain(line, error, now)
             if not self._is_open:
-                return
-        if lines:
-            self.last_line = now
-            if wait := self._budget.spend(cost, now):
-                self._rest_for(wait)
-        if len(self._rest) > self._server.limits.max_line_bytes:
-            self.hang_up(f"a line is longer than {self._server.limits.max_line_bytes} bytes")
+                break
+        return cost
 
     def _read_announcement(self, data: bytes) -> bytes:
         """Learn from a PROXY header who is behind the proxy; returns what follows it."""
@@ -199,6 +208,7 @@ class Session(asyncio.Protocol):
             self._rest = data
             return b""
         self._is_announced = False
+        self._server.announced.discard(self)
         if header.source is not None:
             host, port = header.source
             self.address, self.peer = host, f"{host}:{port}"
@@ -339,6 +349,8 @@ class Session(asyncio.Protocol):
             self._change_if(self.vardiff.set_minimum(time.monotonic_ns(), self._target(options.minimum)))
         if options.start is not None:
             self._suggest(options.start)
+        if options.ignored:
+            self.tell(f"No share difficulty above zero in the password: {', '.join(options.ignored)[:80]}")
         if known is None and is_maybe_unlinkable(payee):
             self.tell(_NESTED_NOTE)
         if not self.agent:
@@ -451,7 +463,7 @@ class Session(asyncio.Protocol):
             self._acks.append(request_id)
         else:
             self._batch, self._acks = done, [request_id]
-            done.add_done_callback(partial(self._acknowledge, self._acks))
+            self._server.answer_later(done, self, self._acks)
         if self._invalid is not None:
             self._invalid.add(None, now)
         if self.vardiff.on_share(now, terms.bits):
@@ -489,15 +501,13 @@ class Session(asyncio.Protocol):
                 return self._terms
         return None
 
-    def _acknowledge(self, request_ids: list[Any], done: asyncio.Future[None]) -> None:
-        """The shares' group is on disk, or the disk failed."""
-        counters = self._server.counters
-        if done.cancelled() or done.exception() is not None:
-            reason = "the pool could not write its share log; this share is not accepted"
-            self.send(b"".join([refusal(short_id(i), 20, reason) for i in request_ids]))
-            return
-        counters.accepted += len(request_ids)
-        self.send(b"".join([accepted(i) for i in request_ids]))
+    def acknowledge(self, request_ids: list[Any], problem: str | None) -> None:
+        """The shares' group is on disk, or `problem` says why it is not."""
+        if problem is None:
+            self._server.counters.accepted += len(request_ids)
+            self.send(b"".join([accepted(i) for i in request_ids]))
+        else:
+            self.send(b"".join([refusal(short_id(i), 20, problem) for i in request_ids]))
 
     # Jobs
 

@@ -24,7 +24,7 @@ MAX_PASSWORD_LENGTH = 256
 TRIMMED_LENGTH = 63
 """Characters of a user name that some firmware keeps (a C buffer of 64). No address that is paid is longer than 44."""
 
-_ADDRESS = re.compile("[0-9A-Za-z]*")
+_NO_ADDRESS = re.compile("[^0-9A-Za-z]")
 _SEPARATORS = frozenset(string.punctuation + " \t") - {"%"}
 _PADDING = " \t\r\n\0"
 _CUT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?\Z")
@@ -56,7 +56,7 @@ def parse_user(text: Any, network: Network) -> tuple[Payee, str]:
         raise PayeeError(f"the user name must be ADDRESS[.worker], at most {MAX_USER_LENGTH} characters")
     is_trimmed = len(text) == TRIMMED_LENGTH
     plain = unquote(_CUT_ESCAPE.sub("", text) if is_trimmed else text).strip(_PADDING).partition("\0")[0]
-    address = plain[: _ADDRESS.match(plain).end()]  # type: ignore[union-attr] # it matches the empty text, too
+    address = _NO_ADDRESS.split(plain, maxsplit=1)[0]
     rest = plain[len(address) :]
     if address.startswith("0X"):
         address = f"0x{address[2:]}"

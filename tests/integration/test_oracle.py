@@ -270,6 +270,9 @@ def test_the_api_shows_epochs_files_blocks_and_proofs_and_refuses_nonsense(deplo
             pool = (await client.get("/api/v1/pool")).json()
             assert (pool["accepted"], pool["jobEpoch"], pool["distributor"]) == (2, 1, app.distributor.address)
             assert [row["epoch"] for row in (await client.get("/api/v1/epochs")).json()] == [1, 0]
+            metrics = (await client.get("/metrics")).text
+            assert "pool_oracle_window_shares 2.0" in metrics
+            assert 'pool_oracle_shares_refused_total{code="21",reason="stale"} 0.0' in metrics
             file = await client.get("/api/v1/epochs/1/manifest.json")
             assert file.content == (epoch.folder / "manifest.json").read_bytes()
             segment = epoch.manifest.segments[0].name

@@ -13,7 +13,8 @@ from pool_oracle import formats
 from pool_oracle.errors import InputError, ManifestError, ProofError
 from pool_oracle.networks import NETWORKS
 from pool_oracle.payout.manifest import MAX_JSON_INTEGER, Manifest, canonical_json, parse_canonical
-from pool_oracle.stratum.messages import parse_request, parse_user
+from pool_oracle.stratum.messages import parse_request
+from pool_oracle.stratum.users import parse_user
 
 safe_integers = st.integers(-MAX_JSON_INTEGER, MAX_JSON_INTEGER)
 canonical_values = st.recursive(
