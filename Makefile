@@ -78,6 +78,24 @@ style: setup ## ruff, mypy, import-linter, solhint, ABI drift
 gas: setup ## Measure gas, ours and peers', and write docs/gas.md
 	@$(BIN)/python bench/gas.py
 
+.PHONY: bench-jobs
+bench-jobs: setup ## Measure template to job, job to block
+	@$(BIN)/python bench/jobs.py
+
+.PHONY: bench-stratum
+bench-stratum: setup ## Measure the stratum server: shares a second, latency, memory (needs gcc)
+	@$(BIN)/python bench/stratum.py
+
+.PHONY: bench-vardiff
+bench-vardiff: setup ## Simulate vardiff: how fast it converges, how still it stands
+	@$(BIN)/python bench/vardiff.py
+
+.PHONY: campaigns-quick
+campaigns-quick: setup ## The short form of every bench and campaign, as CI runs it
+	@$(BIN)/python bench/jobs.py --quick
+	@$(BIN)/python bench/vardiff.py --quick
+	@$(BIN)/python bench/stratum.py --quick
+
 .PHONY: invariants
 invariants: setup ## The attack campaign on the contracts, 50 times deeper than in the tests (an hour or more)
 	@FOUNDRY_PROFILE=deep node_modules/.bin/forge test

@@ -188,6 +188,44 @@ def row_of(name: str, value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Bench:
+    """All runs, in a scratch folder that goes away."""
+
+    def __init__(self, scratch: Path, console: Console, *, quick: bool, repeat: int) -> None:
+        """Compile the generator. Raises SystemExit without a compiler."""
+        compiler = shutil.which("gcc") or shutil.which("cc")
+        if compiler is None:
+            raise SystemExit("a C compiler is missing: apt-get install gcc")
+        self._scratch = scratch
+        self._console = console
+        self._quick = quick
+        self._repeat = 1 if quick else repeat
+        self._runs = 0
+        self._two_cores = (os.cpu_count() or 1) >= 2 and shutil.which("taskset") is not None
+        self._generator = scratch / "stratum_load"
+        subprocess.run([compiler, "-O2", "-o", self._generator, ROOT / "bench" / "stratum_load.c"], check=True)
+
+    def load(self, name: str, connections: int, depth: int, shares: int, rate: int, workers: int = 0) -> dict[str, Any]:
+        """The best run of a load: by throughput, or by latency where the rate is given."""
+        rows = []
+        for _ in range(self._repeat):
+            self._runs += 1
+            folder = self._scratch / f"log{self._runs}"
+            cores = ("0", "1") if self._two_cores and not workers else (None, None)
+            with Server(folder, workers=workers, core=cores[0]) as server:
+                count = max(2, shares // 50) if self._quick else shares
+                value = run_load(self._generator, server, cores[1], connections, depth, count, rate)
+            shutil.rmtree(folder)
+            rows.append(row_of(name, value))
+            self._console.print(rows[-1])
+        return min(rows, key=lambda row: row["p99_us"] if rate else -row["shares_per_s"])
+
+    def crowd(self) -> dict[str, int]:
+        """Idle connections and new tips."""
+        count = 200 if self._quick else IDLE
+        return measure_crowd(self._scratch / "crowd", count, "0" if self._two_cores else None)
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,57 +233,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON value")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each load; the best counts")
     arguments = parser.parse_args()
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise SystemExit("a C compiler is missing: apt-get install gcc")
-    two = (os.cpu_count() or 1) >= 2 and shutil.which("taskset") is not None
     console = Console(stderr=arguments.json)
-    rows = []
+    (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pool-oracle-bench-", dir=ROOT / "build") as scratch:
-        generator = Path(scratch) / "stratum_load"
-        subprocess.run([compiler, "-O2", "-o", str(generator), str(ROOT / "bench" / "stratum_load.c")], check=True)
-        fresh = iter(range(1000))
-
-        def one(name: str, load: tuple[int, int, int, int], workers: int) -> dict[str, Any]:
-            pinned = two and not workers
-            best: dict[str, Any] | None = None
-            for _ in range(1 if arguments.quick else arguments.repeat):
-                folder = Path(scratch) / f"log{next(fresh)}"
-                with Server(folder, workers=workers, core="0" if pinned else None) as server:
-                    connections, depth, shares, rate = load
-                    if arguments.quick:
-                        shares = max(2, shares // 50)
-                    value = run_load(generator, server, "1" if pinned else None, connections, depth, shares, rate)
-                shutil.rmtree(folder)
-                row = row_of(name, value)
-                if (
-                    best is None
-                    or row["shares_per_s"] > best["shares_per_s"]
-                    or (row["p99_us"] < best["p99_us"] and rate)
-                ):
-                    best = row
-                console.print(row)
-            assert best is not None
-            return best
-
-        for name, *load in LOADS:
-            rows.append(one(name, tuple(load), 0))  # type: ignore[arg-type]
-        for workers in (1, 2):
-            rows.append(one(f"{workers} process{'es' if workers > 1 else ''}, 500 x 16", (500, 16, 600, 0), workers))
-        crowd = measure_crowd(Path(scratch) / "crowd", 200 if arguments.quick else IDLE, "0" if two else None)
+        bench = Bench(Path(scratch), console, quick=arguments.quick, repeat=arguments.repeat)
+        rows = [bench.load(*load) for load in LOADS]
+        rows += [bench.load(f"500 x 16, {n} process{'es' * (n > 1)}", 500, 16, 600, 0, workers=n) for n in (1, 2)]
+        crowd = bench.crowd()
     result = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "loads": rows, "crowd": crowd}
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        table = Table(title="stratum server, durable")
-        for column in rows[0]:
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*map(str, row.values()))
-        console.print(table, crowd)
     if not arguments.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    table = Table(title="stratum server, durable")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table, crowd)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pool_oracle.logs import configure_logs
 from pool_oracle.networks import network_named
 from pool_oracle.node.source import Tip
 from pool_oracle.pool import Commitment, Pool
+from pool_oracle.processes import SWITCH_SECONDS
 from pool_oracle.stratum.desk import LocalDesk
 from pool_oracle.stratum.fleet import StratumFleet
 from pool_oracle.stratum.limits import LimitSettings
@@ -108,11 +109,7 @@ async def serve(folder: Path, levels: int, workers: int) -> None:
     await pool.set_commitment(Commitment(0, bytes(32), b"\x00\x14" + bytes(20)))
     limits = LimitSettings(cost_per_second=10**6, cost_burst=10**7, idle_seconds=10**6)
     settings = StratumSettings(SHARE_DIFFICULTY, shares_per_minute=0, limits=limits)
-    server: StratumServer | StratumFleet
-    if workers:
-        server = StratumFleet(pool, settings, workers, 0)
-    else:
-        server = StratumServer(LocalDesk(pool), settings)
+    server = StratumFleet(pool, settings, workers, 0) if workers else StratumServer(LocalDesk(pool), settings)
     port = await server.start("127.0.0.1", 0)
     pids = [os.getpid(), *(server.pids if isinstance(server, StratumFleet) else [])]
     print(json.dumps({"port": port, "pids": pids}), flush=True)
@@ -140,6 +137,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     configure_logs(sys.stderr, level=logging.WARNING)
+    sys.setswitchinterval(SWITCH_SECONDS)
     uvloop.run(serve(arguments.folder, arguments.levels, arguments.workers))
 
 

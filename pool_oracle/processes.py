@@ -11,6 +11,10 @@ from collections.abc import Sequence
 _PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_SECONDS = 5
 
+SWITCH_SECONDS = 0.0005
+"""For sys.setswitchinterval in a process that serves miners: the thread that has synced the share log should not wait
+Python's usual 5 ms for its turn to say so."""
+
 
 def start_child(
     command: Sequence[str], *, descriptors: Sequence[int] = (), keep_errors: bool = False

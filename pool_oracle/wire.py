@@ -16,6 +16,14 @@ def hex_bytes(
     """The bytes of a hex text; with `prefixed` it must begin with 0x. Raises `error` naming `field`."""
     if not isinstance(text, str):
         raise error(f"{field} must be a hex string, not {_kind(text)}")
+    if not prefixed:
+        try:
+            data = bytes.fromhex(text)
+        except ValueError:
+            data = b""
+        # fromhex takes white space and we do not; that shows in the length.
+        if 2 * len(data) == len(text) and size in (None, len(data)):
+            return data
     digits = text
     if prefixed:
         if not text.startswith("0x"):

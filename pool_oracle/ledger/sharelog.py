@@ -43,6 +43,9 @@ from pool_oracle.work.records import (
 SEGMENT_GLOB = "shares-*.log"
 DEFAULT_SEGMENT_BYTES = 64 << 20
 
+GROUP_SECONDS = 0.001
+"""How long a group of shares may grow before it is written and synced: a sync costs as much as several shares."""
+
 
 def segment_name(number: int) -> str:
     """The file name of a segment."""
@@ -202,6 +205,7 @@ class ShareLog:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
+                await asyncio.sleep(GROUP_SECONDS)
                 batches, self._queue = self._queue, []
                 try:
                     await loop.run_in_executor(self._thread, self._write, batches)

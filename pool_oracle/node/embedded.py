@@ -29,7 +29,8 @@ REGTEST_GENESIS_HASH = bytes.fromhex("0f9188f13cb7b2c71f2a335e3a4fc328bf5beb4360
 BLOCK_VERSION = 0x20000000
 MEDIAN_TIME_SPAN = 11
 
-_REASON = re.compile(r"\b(?:bad-|high-hash|time-|mandatory-|block-|duplicate|unexpected-)[a-z0-9-]*")
+_REASON = re.compile(r"(?:AcceptBlock FAILED \(|ConnectBlock \w+ failed, )([\w-]+(?:\(\w+\))?)")
+"""Where the kernel's log names its reason: `bad-cb-amount`, `bad-version(0x00000003)`."""
 
 
 class EmbeddedRegtest:
@@ -42,7 +43,7 @@ class EmbeddedRegtest:
         folder.mkdir(parents=True, exist_ok=True)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._log: list[str] = []
-        self._verdict: list[Any] = []
+        self._invalid: list[Any] = []
         self._new_tip = asyncio.Event()
         try:
             self._thread.submit(self._load, folder).result()
@@ -58,7 +59,9 @@ class EmbeddedRegtest:
         self._chain = self._kernel.get_active_chain()
 
     def _on_block_checked(self, _user_data: Any, _block: Any, state: Any) -> None:
-        self._verdict[:] = [state.validation_mode, state.block_validation_result]
+        """Called for every block that one submission makes the kernel connect; the last may be the old tip again."""
+        if state.validation_mode != pbk.ValidationMode.VALID:
+            self._invalid.append(state.block_validation_result)
 
     async def _call(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -111,14 +114,14 @@ class EmbeddedRegtest:
 
     def _submit(self, block: bytes) -> None:
         self._log.clear()
-        self._verdict.clear()
+        self._invalid.clear()
         try:
             self._kernel.process_block(pbk.Block(block))
         except RuntimeError:
             raise BlockRejected("the block cannot be parsed") from None
         except pbk.ProcessBlockException:
             raise BlockRejected(self._reason()) from None
-        if self._verdict and self._verdict[0] != pbk.ValidationMode.VALID:
+        if self._invalid:
             raise BlockRejected(self._reason())
 
     def _reason(self) -> str:
@@ -126,8 +129,8 @@ class EmbeddedRegtest:
         for line in reversed(self._log):
             found = _REASON.search(line)
             if found:
-                return found.group()
-        return str(self._verdict[1].name).lower() if self._verdict else "refused without a reason"
+                return found.group(1)
+        return str(self._invalid[-1].name).lower() if self._invalid else "refused without a reason"
 
     async def tip(self) -> Tip:
         """The best chain's last block."""

@@ -162,12 +162,13 @@ class Session(asyncio.Protocol):
         now = time.monotonic_ns()
         most = self._server.limits.max_line_bytes
         if self._is_announced:
-            data = self._read_announcement(self._rest + data)
-            if self._is_announced or not self._is_open:
+            rest = self._read_announcement(self._rest + data)
+            if rest is None:
                 return
+            data = rest
         lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = rest = lines.pop()
-        if len(rest) > most or (len(data) > most and max(map(len, lines), default=0) > most):
+        self._rest = lines.pop()
+        if len(self._rest) > most or (len(data) > most and max(map(len, lines), default=0) > most):
             self.hang_up(f"a line is longer than {most} bytes")
         elif lines:
             self.last_line = now
@@ -196,24 +197,24 @@ class Session(asyncio.Protocol):
                 break
         return cost
 
-    def _read_announcement(self, data: bytes) -> bytes:
-        """Learn from a PROXY header who is behind the proxy; returns what follows it."""
+    def _read_announcement(self, data: bytes) -> bytes | None:
+        """Learn from a PROXY header who is behind the proxy; returns what follows it, None while it is not whole."""
         self._rest = b""
         try:
             header = parse_proxy_header(data)
         except InputError as error:
             self.hang_up(f"from a proxy (stratum.proxies), but: {error}")
-            return b""
+            return None
         if header is None:
             self._rest = data
-            return b""
+            return None
         self._is_announced = False
         self._server.announced.discard(self)
         if header.source is not None:
             host, port = header.source
             self.address, self.peer = host, f"{host}:{port}"
         self._server.opened(self, self._transport)
-        return data[header.size :] if self._is_open else b""
+        return data[header.size :] if self._is_open else None
 
     def _rest_for(self, wait: int) -> None:
         """Read nothing for `wait` nanoseconds: this connection has overdrawn its budget."""
