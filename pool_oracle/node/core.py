@@ -19,7 +19,7 @@ from pool_oracle.networks import Network
 from pool_oracle.node.jsonrpc import CALL_SECONDS, JsonRpc, Login
 from pool_oracle.node.source import Tip
 from pool_oracle.wire import hex_bytes, integer, member
-from pool_oracle.work.gbt import template_from_gbt
+from pool_oracle.work.gbt import KnownTransactions, template_from_gbt
 from pool_oracle.work.share import HEADER_SIZE, display
 from pool_oracle.work.template import Template
 
@@ -66,6 +66,7 @@ class CoreNode:
         self._rpc = JsonRpc(self.name, url, login)
         self._seconds = seconds
         self._longpoll_id: str | None = None
+        self._known: KnownTransactions = {}
         self._fetched_tip: bytes | None = None
         self._open_longpoll: tuple[bytes, asyncio.Task[Template] | None] = b"", None
         self._is_checked = False
@@ -115,7 +116,7 @@ class CoreNode:
             self._is_checked = False  # it may be another node that answers next
             raise
         try:
-            template = template_from_gbt(reply, self.network)
+            template = template_from_gbt(reply, self.network, self._known)
         except InputError as error:
             raise NodeError(f"{self.name}: {error}") from None
         longpoll_id = reply.get("longpollid")

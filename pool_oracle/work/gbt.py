@@ -25,15 +25,23 @@ MAX_MONEY = (1 << 63) - 1
 MAX_TRANSACTIONS = 100_000
 
 
-def template_from_gbt(reply: Any, network: Network) -> Template:
-    """The template of a node's reply. Raises JobError naming the field that is missing, wrong or not understood."""
+KnownTransactions = dict[str, tuple[bytes, bytes]]
+"""Transactions of the template before, by the hash that covers their witness: txid and raw bytes."""
+
+
+def template_from_gbt(reply: Any, network: Network, known: KnownTransactions | None = None) -> Template:
+    """The template of a node's reply. Raises JobError naming the field that is missing, wrong or not understood.
+
+    Templates of one tip have nearly all transactions in common; with `known`, which is brought up to date, they share
+    their bytes, and only new ones are decoded.
+    """
     try:
-        return _template(reply, network)
+        return _template(reply, network, {} if known is None else known)
     except (JobError, TargetError) as error:
         raise JobError(f"the template cannot be mined: {error}") from None
 
 
-def _template(reply: Any, network: Network) -> Template:
+def _template(reply: Any, network: Network, known: KnownTransactions) -> Template:
     rules = _rules(reply)
     _check_challenge(reply, network)
     version = _number(reply, "version", 0, 0xFFFFFFFF)
@@ -49,7 +57,7 @@ def _template(reply: Any, network: Network) -> Template:
     transactions = member(reply, "transactions", error=JobError)
     if not isinstance(transactions, list) or len(transactions) > MAX_TRANSACTIONS:
         raise JobError(f"transactions must be a list of at most {MAX_TRANSACTIONS}")
-    txids, raw = _transactions(transactions)
+    txids, raw = _transactions(transactions, known)
     previous = hex_bytes(member(reply, "previousblockhash", error=JobError), "previousblockhash", size=32)[::-1]
     return Template(
         height=_number(reply, "height", 1, 0x7FFFFFFF),
@@ -109,17 +117,31 @@ def _check_target(reply: dict[str, Any], nbits: int) -> None:
             raise JobError(f"target {stated:064x} is not that of bits {nbits:08x}")
 
 
-def _transactions(entries: list[Any]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+def _transactions(entries: list[Any], known: KnownTransactions) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     """(txids in internal order, raw transactions)."""
-    txids, raw = [], []
+    present: KnownTransactions = {}
+    pairs = []
     for number, entry in enumerate(entries):
-        name = f"transactions[{number}]"
         if not isinstance(entry, dict):
-            raise JobError(f"{name} must be an object")
-        txid = entry.get("txid", entry.get("hash"))  # nodes from before segwit have `hash` alone
-        txids.append(hex_bytes(txid, f"{name}.txid", size=32, error=JobError)[::-1])
-        raw.append(hex_bytes(entry.get("data"), f"{name}.data", error=JobError))
-    return tuple(txids), tuple(raw)
+            raise JobError(f"transactions[{number}] must be an object")
+        # The hash, not the txid: the same transaction may come again with another witness.
+        key = entry.get("hash")
+        pair = known.get(key) if isinstance(key, str) else None
+        if pair is None:
+            pair = _transaction(entry, f"transactions[{number}]")
+        if isinstance(key, str):
+            present[key] = pair
+        pairs.append(pair)
+    known.clear()
+    known.update(present)
+    return tuple(txid for txid, _ in pairs), tuple(raw for _, raw in pairs)
+
+
+def _transaction(entry: dict[str, Any], name: str) -> tuple[bytes, bytes]:
+    """(txid in internal order, raw transaction)."""
+    txid = entry.get("txid", entry.get("hash"))  # nodes from before segwit have `hash` alone
+    digest = hex_bytes(txid, f"{name}.txid", size=32, error=JobError)[::-1]
+    return digest, hex_bytes(entry.get("data"), f"{name}.data", error=JobError)
 
 
 def _witness_commitment(reply: dict[str, Any], rules: set[str]) -> bytes:
