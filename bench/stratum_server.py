@@ -27,7 +27,7 @@ from pool_oracle.logs import configure_logs
 from pool_oracle.networks import network_named
 from pool_oracle.node.source import Tip
 from pool_oracle.pool import Commitment, Pool
-from pool_oracle.processes import SWITCH_SECONDS
+from pool_oracle.processes import tune_for_serving
 from pool_oracle.stratum.desk import LocalDesk
 from pool_oracle.stratum.fleet import StratumFleet
 from pool_oracle.stratum.limits import LimitSettings
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     configure_logs(sys.stderr, level=logging.WARNING)
-    sys.setswitchinterval(SWITCH_SECONDS)
+    tune_for_serving()
     uvloop.run(serve(arguments.folder, arguments.levels, arguments.workers))
 
 

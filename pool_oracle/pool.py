@@ -15,7 +15,7 @@ import structlog
 
 from pool_oracle.blocks import BlockKeeper
 from pool_oracle.errors import InputError, JobError, NodeError, ShareRefused
-from pool_oracle.judge import Judge, LiveJob, Submission
+from pool_oracle.judge import JobTerms, Judge, LiveJob, Submission
 from pool_oracle.ledger.sharelog import ShareLog, now_micros
 from pool_oracle.logbook import (
     EpochClose,
@@ -222,28 +222,30 @@ class Pool:
         except ShareRefused:
             stats.refused += 1
             raise
-        done = self.accept(submission)
+        terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
+        done = self.accept(terms, worker, extranonce1, extranonce2, ntime, nonce, version)
         stats.accepted += 1
         return done
 
-    def accept(self, submission: Submission) -> asyncio.Future[None]:
+    def accept(
+        self,
+        terms: JobTerms,
+        worker: int,
+        extranonce1: bytes,
+        extranonce2: bytes,
+        ntime: int,
+        nonce: int,
+        version: int,
+    ) -> asyncio.Future[None]:
         """Append a share that was judged to the log and the window. Raises LedgerError."""
-        terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
+        job, share_bits, _, unit = terms
         sequence = self._log.next_sequence
-        record = ShareRecord(
-            sequence,
-            terms.job.number,
-            extranonce1,
-            extranonce2,
-            ntime,
-            nonce,
-            version,
-            terms.bits,
-            worker,
-            now_micros(),
+        time = now_micros()
+        share = ShareRecord(
+            sequence, job.number, extranonce1, extranonce2, ntime, nonce, version, share_bits, worker, time
         )
-        done = self._log.append(record, terms.unit)
-        self.window.add(sequence, self.workers[worker].payee, terms.unit)
+        done = self._log.append(share, unit)
+        self.window.add(sequence, self.workers[worker].payee, unit)
         return done
 
     def take_block(self, submission: Submission) -> None:

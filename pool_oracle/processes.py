@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import subprocess
 import sys
@@ -12,8 +13,19 @@ _PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_SECONDS = 5
 
 SWITCH_SECONDS = 0.0005
-"""For sys.setswitchinterval in a process that serves miners: the thread that has synced the share log should not wait
-Python's usual 5 ms for its turn to say so."""
+COLLECT_AFTER = 100_000
+
+
+def tune_for_serving() -> None:
+    """Settings of a process that serves miners, for even answers.
+
+    The thread that has synced the share log should not wait Python's usual 5 ms for its turn to say so; and the cycle
+    collector should not walk through a window of millions of shares every few thousand of them.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 50, 1000)
 
 
 def start_child(

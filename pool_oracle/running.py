@@ -28,7 +28,7 @@ from pool_oracle.demo.report import report_to_json, show_report
 from pool_oracle.demo.run import Demo
 from pool_oracle.errors import InputError
 from pool_oracle.logs import configure_logs
-from pool_oracle.processes import SWITCH_SECONDS
+from pool_oracle.processes import tune_for_serving
 
 WIDE = 200
 """Columns where output is not a terminal, so that nothing in a log is shortened."""
@@ -133,5 +133,5 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
-    sys.setswitchinterval(SWITCH_SECONDS)
+    tune_for_serving()
     return uvloop.run(guarded())

@@ -82,7 +82,8 @@ class ShareLog:
         self._file = -1
         self._file_segment = -1
         self._failure: BaseException | None = None
-        self._defined: dict[int, set[int]] = {KIND_JOB: set(), KIND_WORKER: set()}  # in the present segment
+        self._defined_jobs: set[int] = set()  # in the present segment
+        self._defined_workers: set[int] = set()
         self._definitions: dict[tuple[int, int], dict[str, Any]] = {}
         self._queue: list[_Batch] = []
         self._wake = asyncio.Event()
@@ -130,8 +131,8 @@ class ShareLog:
         """Later records go to the next segment, which begins with the first of them."""
         self._segment += 1
         self._size = 0
-        for numbers in self._defined.values():
-            numbers.clear()
+        self._defined_jobs.clear()
+        self._defined_workers.clear()
 
     def define_job(self, number: int, payload: dict[str, Any]) -> None:
         """Tell what job `number` is; it is written before the first share of each segment that points to it."""
@@ -147,14 +148,15 @@ class ShareLog:
 
     def _define(self, kind: int, number: int) -> None:
         """Write a definition that this segment does not have yet. Raises LedgerError where there is none."""
-        if number in self._defined[kind]:
+        defined = self._defined_jobs if kind == KIND_JOB else self._defined_workers
+        if number in defined:
             return
         payload = self._definitions.get((kind, number))
         if payload is None:
             what = "job" if kind == KIND_JOB else "worker"
             raise LedgerError(f"a record points to {what} {number}, which is not defined")
         self._enqueue(encode_long(kind, payload))
-        self._defined[kind].add(number)
+        defined.add(number)
 
     def append(self, share: ShareRecord, unit: int) -> asyncio.Future[None]:
         """Append a share of `unit` work; the future is done when it is on disk.
@@ -166,9 +168,9 @@ class ShareLog:
             raise LedgerError(f"share {share.sequence} was appended where share {self.next_sequence} belongs")
         if self._size >= self._segment_bytes:
             self._next_segment()
-        if share.job not in self._defined[KIND_JOB]:
+        if share.job not in self._defined_jobs:
             self._define(KIND_JOB, share.job)
-        if share.worker not in self._defined[KIND_WORKER]:
+        if share.worker not in self._defined_workers:
             self._define(KIND_WORKER, share.worker)
         done = self._enqueue(encode_share(share))
         self.next_sequence += 1

@@ -17,11 +17,11 @@ import msgspec
 import structlog
 
 from pool_oracle.errors import ConfigError, LedgerError, SetupError
-from pool_oracle.judge import LiveJob, Submission
+from pool_oracle.judge import JobTerms, LiveJob, Submission
 from pool_oracle.pool import Pool
 from pool_oracle.processes import start_child, stop_child
 from pool_oracle.stratum import pipe as wire
-from pool_oracle.stratum.pipe import Pipe
+from pool_oracle.stratum.pipe import SHARE_ROW, Pipe
 from pool_oracle.stratum.settings import StratumSettings, encode_settings
 from pool_oracle.units import Payee
 
@@ -160,34 +160,33 @@ class StratumFleet:
 
     def _take_shares(self, member: _Member, body: memoryview) -> None:
         """Append a group of judged shares; answer when it is on disk."""
-        done: asyncio.Future[None] | None = None
-        problem = ""
         try:
-            for row in wire.SHARE_ROW.iter_unpack(body):
-                done = self._take_share(member, row)
+            done = self._append_group(member, body)
         except LedgerError as error:
-            problem = str(error)
-        if problem or done is None:
-            self._answer(member, problem or "an empty group")
+            self._answer(member, str(error))
         else:
             done.add_done_callback(lambda future: self._answer(member, _problem_of(future)))
 
-    def _take_share(
-        self, member: _Member, row: tuple[int, int, int, int, int, int, int, bytes, bytes, bytes]
-    ) -> asyncio.Future[None]:
-        number, local, ntime, nonce, version, bits, sizes, extranonce1, extranonce2, digest = row
-        job = self._pool.judge.find(number)
-        if job is None:
-            raise LedgerError(f"a share for job {number}, which is gone")
-        if digest in job.seen:
-            raise LedgerError(f"a share that was accepted before came from stratum process {member.number}")
-        worker = member.workers[local]
-        submission = Submission(
-            job.terms(bits), worker, extranonce1[: sizes >> 4], extranonce2[: sizes & 15], ntime, nonce, version, b""
-        )
-        done = self._pool.accept(submission)
-        job.seen.add(digest)
-        self._pool.workers[worker].accepted += 1
+    def _append_group(self, member: _Member, body: memoryview) -> asyncio.Future[None]:
+        """Append every share of a group; the future is done when the last, and with it all, is on disk."""
+        pool, workers = self._pool, member.workers
+        done: asyncio.Future[None] | None = None
+        terms: JobTerms | None = None
+        for number, local, ntime, nonce, version, bits, sizes, first, second, digest in SHARE_ROW.iter_unpack(body):
+            if terms is None or terms.bits != bits or terms.job.number != number:
+                job = pool.judge.find(number)
+                if job is None:
+                    raise LedgerError(f"a share for job {number}, which is gone")
+                terms = job.terms(bits)
+            seen = terms.job.seen
+            if digest in seen:
+                raise LedgerError(f"stratum process {member.number} sent a share that was accepted before")
+            worker = workers[local]
+            done = pool.accept(terms, worker, first[: sizes >> 4], second[: sizes & 15], ntime, nonce, version)
+            seen.add(digest)
+            pool.workers[worker].accepted += 1
+        if done is None:
+            raise LedgerError(f"stratum process {member.number} sent an empty group")
         return done
 
     def _answer(self, member: _Member, problem: str | None) -> None:

@@ -20,6 +20,7 @@ from pool_oracle.errors import LedgerError, PoolOracleError
 from pool_oracle.judge import Judge, LiveJob, Submission
 from pool_oracle.logs import configure_logs
 from pool_oracle.networks import network_named
+from pool_oracle.processes import tune_for_serving
 from pool_oracle.stratum import pipe as wire
 from pool_oracle.stratum.desk import Extranonces
 from pool_oracle.stratum.pipe import Pipe
@@ -209,6 +210,7 @@ class StratumProcess:
 def main() -> None:
     """Serve at the descriptor that was inherited."""
     configure_logs(sys.stderr)
+    tune_for_serving()
     uvloop.run(StratumProcess().run(int(sys.argv[1])))
 
 
