@@ -81,9 +81,7 @@ class PoolApp:
             policy=config.manifest_policy,
         )
         bundles = config.data / "bundles"
-        self.keeper = EpochKeeper(
-            self.pool, self.log, self.node, bundles, identity, self.distributor, self.route, self.operator
-        )
+        self.keeper = EpochKeeper(self.pool, self.log, bundles, identity, self.distributor, self.route, self.operator)
         await self.keeper.start(config.genesis_payee)
         await self._serve(self._open_rewards())
         self._spawn(self.pool.follow_node())

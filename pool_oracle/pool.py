@@ -254,6 +254,12 @@ class Pool:
 
     # Epochs
 
+    @property
+    def tip(self) -> tuple[bytes, int]:
+        """Hash (internal order) and height of the block that jobs build on. There must have been a template."""
+        assert self._template is not None  # noqa: S101 - `set_commitment` comes before anything else
+        return self._template.prev_hash, self._template.height - 1
+
     def close_epoch(self, tip: str, tip_height: int, time: int) -> EpochClose | None:
         """Append a close to the log after the last share; None when there is no share since the last close."""
         closing_share = self._log.next_sequence - 1

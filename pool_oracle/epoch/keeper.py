@@ -16,11 +16,10 @@ import structlog
 
 from pool_oracle.chain.client import Sender
 from pool_oracle.chain.distributor import DistributorClient
-from pool_oracle.errors import ChainError, ManifestError
+from pool_oracle.errors import ChainError, CorruptLog, ManifestError
 from pool_oracle.ledger.bundle import bundle_folders, read_leaves, read_manifest, write_bundle
 from pool_oracle.ledger.sharelog import ShareLog, segment_digest, segment_files
 from pool_oracle.logbook import EpochClose
-from pool_oracle.node.source import NodeSource
 from pool_oracle.payout.commitment import epoch_commitment
 from pool_oracle.payout.manifest import PROTOCOL_VERSION, Manifest, Policy, SegmentRef, cid
 from pool_oracle.payout.sumtree import SumTree
@@ -109,7 +108,6 @@ class EpochKeeper:
         self,
         pool: Pool,
         share_log: ShareLog,
-        node: NodeSource,
         folder: Path,
         identity: Identity,
         distributor: DistributorClient,
@@ -119,11 +117,11 @@ class EpochKeeper:
         """`folder` is where bundles are published."""
         self._pool = pool
         self._log = share_log
-        self._node = node
         self._folder = folder
         self._identity = identity
         self._distributor = distributor
         self._route = route
+        self._digests: dict[Path, tuple[bytes, int]] = {}
         self._operator = operator
         self._closing = asyncio.Lock()
         self.epochs: list[Epoch] = []
@@ -138,29 +136,34 @@ class EpochKeeper:
         if not self.epochs:
             manifest, tree = genesis_manifest(self._identity, genesis_payee)
             self._publish(0, manifest, tree, [])
-        for close in self._pool.closes[len(self.epochs) - 1 :]:
-            self._publish_close(close)
-        await self._commit_due()
+        await self._publish_due()
 
     async def close(self) -> Epoch | None:
         """Close the present epoch, publish and commit it. None when no share came since the last close."""
         async with self._closing:
-            tip = await self._node.tip()
-            close = self._pool.close_epoch(display(tip.hash), tip.height, int(time.time()))
-            if close is None:
+            tip, height = self._pool.tip
+            if self._pool.close_epoch(display(tip), height, int(time.time())) is None:
                 return None
             await self._log.flush()
-            epoch = await asyncio.to_thread(self._publish_close, close)
-            await self._commit_due()
-            return epoch
+            await self._publish_due()
+            return self.epochs[-1]
+
+    async def _publish_due(self) -> None:
+        """Publish every close that is not published yet, in order, and commit. Raises CorruptLog for a damaged log."""
+        for close in self._pool.closes[len(self.epochs) - 1 :]:
+            await asyncio.to_thread(self._publish_close, close)
+        await self._commit_due()
 
     async def run(self, seconds: float) -> None:
-        """For ever: close every `seconds`. A chain that fails is tried again at the next close."""
+        """For ever: close every `seconds`. A chain that fails is tried again at the next close.
+
+        Over a damaged log nothing is published or committed; miners go on with the last commitment.
+        """
         while True:
             await asyncio.sleep(seconds)
             try:
                 await self.close()
-            except ChainError as error:
+            except (ChainError, CorruptLog) as error:
                 log.error("epoch not committed", problem=str(error))
 
     def _publish_close(self, close: EpochClose) -> Epoch:
@@ -169,11 +172,18 @@ class EpochKeeper:
         paths = self._segments_of(close)
         refs = []
         for path, first in paths:
-            digest, length = segment_digest(path)
+            digest, length = self._digest(path)
             refs.append(SegmentRef(path.name, f"0x{digest.hex()}", length, first))
         previous = f"0x{self.epochs[-1].manifest_hash.hex()}"
         manifest = _manifest(self._identity, number, previous, tree, close, tuple(refs))
         return self._publish(number, manifest, tree, [path for path, _ in paths])
+
+    def _digest(self, path: Path) -> tuple[bytes, int]:
+        """SHA-256 and length of a sealed segment, which is checked and hashed once. Raises CorruptLog."""
+        known = self._digests.get(path)
+        if known is None:
+            known = self._digests[path] = segment_digest(path)
+        return known
 
     def _publish(self, number: int, manifest: Manifest, tree: SumTree, segments: list[Path]) -> Epoch:
         """Write the bundle and read it back: what cannot be fetched is not committed."""

@@ -32,6 +32,7 @@ from pool_oracle.work.records import (
     Record,
     SegmentHeader,
     ShareRecord,
+    check_slots,
     encode_header,
     encode_long,
     encode_share,
@@ -285,8 +286,9 @@ def replay(folder: Path) -> Iterator[tuple[Path, Record]]:
 
 
 def segment_digest(path: Path) -> tuple[bytes, int]:
-    """SHA-256 and length of a sealed segment."""
+    """SHA-256 and length of a sealed segment with whole slots alone. Raises CorruptLog naming one that is damaged."""
     data = path.read_bytes()
+    check_slots(data, path.name)
     return sha256(data), len(data)
 
 

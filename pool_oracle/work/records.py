@@ -129,6 +129,16 @@ def is_whole_slot(data: bytes) -> bool:
     return len(data) == SLOT_SIZE and zlib.crc32(data[:_BODY_SIZE]) == _CRC.unpack_from(data, _BODY_SIZE)[0]
 
 
+def check_slots(data: bytes, name: str) -> None:
+    """Check every slot's checksum, much faster than reading the records. Raises CorruptLog naming the first bad one."""
+    crc32 = zlib.crc32
+    view = memoryview(data)
+    for at in range(0, len(data), SLOT_SIZE):
+        end = at + SLOT_SIZE
+        if end > len(data) or crc32(view[at : end - 4]) != _CRC.unpack_from(data, end - 4)[0]:
+            raise CorruptLog(f"{name}: the slot at offset {at} is damaged or cut (checksum)")
+
+
 def read_records(data: bytes | memoryview, name: str) -> Iterator[tuple[int, Record]]:
     """(offset, record) of a whole segment, in order. Raises CorruptLog naming `name` and the offset.
 

@@ -22,10 +22,11 @@ from pool_oracle.chain.client import Chain, Sender
 from pool_oracle.chain.distributor import DistributorClient, part_of
 from pool_oracle.config import Config
 from pool_oracle.demo.scenario import STRANGER, demo_accounts, network_block
-from pool_oracle.errors import ChainError, ManifestError, SetupError, TransactionReverted
+from pool_oracle.errors import ChainError, CorruptLog, ManifestError, SetupError, TransactionReverted
 from pool_oracle.hashes import sha256d
 from pool_oracle.judge import Submission
 from pool_oracle.ledger.bundle import bundle_folder, read_leaves
+from pool_oracle.ledger.sharelog import segment_files
 from pool_oracle.payout.commitment import find_commitment
 from pool_oracle.payout.payee import format_payee, payee_of_account
 from pool_oracle.payout.sumtree import SumTree
@@ -256,6 +257,32 @@ def test_a_block_reward_is_registered_after_its_confirmations_and_once(deployed:
                 assert app.chain.balance(f"0x{payee[1:].hex()}") == amount
                 with pytest.raises(TransactionReverted, match="AlreadyClaimed"):
                     app.distributor.claim(stranger, payee, [(payout.id, tree.proof(payee))])
+
+    asyncio.run(work())
+
+
+def test_nothing_is_committed_over_a_damaged_log_and_miners_go_on_with_the_last_commitment(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 2)
+            assert await app.keeper.close() is not None
+            await mine(app, ALICE, 2)
+            await app.log.flush()
+            path = segment_files(app.log.folder)[-1]
+            data = bytearray(path.read_bytes())
+            data[200] ^= 1
+            path.write_bytes(data)
+            with pytest.raises(CorruptLog, match=rf"{path.name}: the slot at offset 192 is damaged"):
+                await app.keeper.close()
+            assert app.distributor.latest_epoch().number == 1
+            assert app.pool.job is not None
+            assert app.pool.job.epoch == 1
+            await mine(app, ALICE, 1)
+            data[200] ^= 1
+            path.write_bytes(data)
+            assert await app.keeper.close() is not None
+            assert [epoch.number for epoch in app.keeper.epochs] == [0, 1, 2, 3]
+            assert app.distributor.latest_epoch().number == 3
 
     asyncio.run(work())
 
