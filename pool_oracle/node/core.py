@@ -16,7 +16,7 @@ import zmq.asyncio
 
 from pool_oracle.errors import BlockRejected, InputError, NodeError, NodeRefused
 from pool_oracle.networks import Network
-from pool_oracle.node.jsonrpc import CALL_SECONDS, JsonRpc, Login
+from pool_oracle.node.jsonrpc import CALL_SECONDS, JsonRpc, Login, one_line
 from pool_oracle.node.source import Tip
 from pool_oracle.wire import hex_bytes, integer, member
 from pool_oracle.work.gbt import KnownTransactions, template_from_gbt
@@ -41,7 +41,7 @@ RPC_INVALID_ADDRESS_OR_KEY = -5
 RPC_INVALID_PARAMETER = -8
 RPC_DESERIALIZATION_ERROR = -22
 
-ACCEPTED = frozenset({None, "duplicate", "inconclusive", "duplicate-inconclusive"})
+ACCEPTED = (None, "duplicate", "inconclusive", "duplicate-inconclusive")
 """What submitblock says of a block that the node holds (BIP-22); inconclusive: on a branch that is not the best."""
 
 log = structlog.get_logger("node")
@@ -80,11 +80,11 @@ class CoreNode:
     async def check(self) -> str:
         """See NodeSource."""
         info = await self._call("getblockchaininfo")
-        chain, blocks, headers = (self._field(info, name) for name in ("chain", "blocks", "headers"))
+        chain, blocks, headers = self._field(info, "chain"), self._count(info, "blocks"), self._count(info, "headers")
         genesis = await self._call("getblockhash", 0)
-        if self.network.chains.get(chain) != genesis:
+        if not isinstance(chain, str) or self.network.chains.get(chain) != genesis:
             raise NodeError(
-                f"{self.name} is on chain {str(chain)[:40]!r} with block 0 {str(genesis)[:64]}, "
+                f"{self.name} is on chain {one_line(chain)[:40]!r} with block 0 {one_line(genesis)[:64]}, "
                 f"and the pool mines {self.network.name}"
             )
         if info.get("initialblockdownload") or headers - blocks > SYNC_SLACK:
@@ -95,10 +95,23 @@ class CoreNode:
     def _field(self, value: Any, name: str) -> Any:
         """A member of an answer. Raises NodeError naming it."""
         try:
-            found = member(value, name)
-            return integer(found, name) if name != "chain" else found
+            return member(value, name)
         except InputError as error:
             raise NodeError(f"{self.name}: {error}") from None
+
+    def _integer(self, value: Any, name: str) -> int:
+        """An integer member of an answer. Raises NodeError naming it."""
+        try:
+            return integer(member(value, name), name)
+        except InputError as error:
+            raise NodeError(f"{self.name}: {error}") from None
+
+    def _count(self, value: Any, name: str) -> int:
+        """An integer member that is not negative, and no larger than any chain is long. Raises NodeError naming it."""
+        count = self._integer(value, name)
+        if not 0 <= count < 1 << 31:
+            raise NodeError(f"{self.name}: {name} must be 0 to 2^31 - 1, not {one_line(count)[:40]}")
+        return count
 
     # Templates
 
@@ -201,16 +214,18 @@ class CoreNode:
             raise
         if verdict == "prev-blk-not-found":
             raise NodeError(f"{self.name} does not have the block before this one yet")
-        if verdict not in ACCEPTED:
-            raise BlockRejected(str(verdict)[:200])
-        return (self.name,)
+        if verdict in ACCEPTED:
+            return (self.name,)
+        if not isinstance(verdict, str):  # not the node's validation that speaks, so the block may still be good
+            raise NodeError(f"{self.name}: submitblock's verdict must be a string or null, not {one_line(verdict)}")
+        raise BlockRejected(one_line(verdict))
 
     async def propose(self, block: bytes) -> None:
         """Let the node check a block without proof of work (BIP-23). Raises BlockRejected with its reason."""
         request = {"mode": "proposal", "data": block.hex(), "rules": list(self.network.rules)}
         verdict = await self._rpc.call("getblocktemplate", request, seconds=SUBMIT_SECONDS)
         if verdict is not None:
-            raise BlockRejected(str(verdict)[:200])
+            raise BlockRejected(one_line(verdict))
 
     # The chain
 
@@ -230,7 +245,7 @@ class CoreNode:
     async def tip(self) -> Tip:
         """See NodeSource."""
         info = await self._call("getblockchaininfo")
-        height = self._field(info, "blocks")
+        height = self._count(info, "blocks")
         return Tip(self._hash(info.get("bestblockhash")), height)
 
     async def _hash_at(self, height: int) -> str:
@@ -258,7 +273,7 @@ class CoreNode:
             if error.code == RPC_INVALID_ADDRESS_OR_KEY:
                 return None
             raise
-        return max(0, int(self._field(header, "confirmations")))
+        return max(0, self._integer(header, "confirmations"))
 
     async def close(self) -> None:
         """See NodeSource."""

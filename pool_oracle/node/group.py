@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -18,6 +19,11 @@ LOOK_SECONDS = 10.0
 LAG = 2
 """Blocks by which the node in use may be behind another before it is left."""
 
+CLOSE_SECONDS = 5.0
+"""How long a node may take over a block that another has taken already, when the pool ends."""
+
+_DIGITS = re.compile("[0-9]+")
+
 log = structlog.get_logger("node")
 
 T = TypeVar("T")
@@ -32,6 +38,7 @@ class NodeGroup:
         self.name = ", ".join(node.name for node in nodes)
         self._look_seconds = look_seconds
         self._active = 0
+        self._problems: dict[str, str] = {}
         self._submissions: set[asyncio.Task[tuple[str, ...]]] = set()
 
     @property
@@ -109,14 +116,38 @@ class NodeGroup:
                 if number == self._active:
                     continue
                 try:
-                    await node.check()
-                    height = (await node.tip()).height
-                except NodeError:
+                    why = await self._why_better(number, known)
+                except NodeError as error:
+                    self._tell(node, str(error))
                     continue
-                if height >= known.height - 1 + LAG:
-                    return number, f"it has height {height}, and templates are for {known.height}"
-                if number < self._active and height >= known.height - 1:
-                    return number, "it is preferred and works again"
+                self._tell(node, "")
+                if why:
+                    return number, why
+
+    async def _why_better(self, number: int, known: Template) -> str:
+        """Why a node should be used instead of the present one, or nothing. Raises NodeError when it is not fit."""
+        node = self.nodes[number]
+        await node.check()
+        height = (await node.tip()).height
+        if height >= known.height - 1 + LAG:
+            why = f"it has height {height}, and templates are for {known.height}"
+        elif number < self._active and height >= known.height - 1:
+            why = "it is preferred and works again"
+        else:
+            return ""
+        await node.template()  # a node may be in order, and its templates not: then it would only be left again
+        return why
+
+    def _tell(self, node: NodeSource, problem: str) -> None:
+        """Log what is wrong with a node in reserve, once while it lasts."""
+        kind = _DIGITS.sub("", problem)  # a height that changes is no news
+        if kind == self._problems.get(node.name, ""):
+            return
+        self._problems[node.name] = kind
+        if problem:
+            log.error("node in reserve is not fit", node=node.name, problem=problem)
+        else:
+            log.info("node in reserve is fit again", node=node.name)
 
     # Blocks
 
@@ -176,6 +207,10 @@ class NodeGroup:
         raise NodeError("; ".join(problems))
 
     async def close(self) -> None:
-        """See NodeSource; blocks that are on their way to a node get there first."""
-        await asyncio.gather(*self._submissions, return_exceptions=True)
+        """See NodeSource; blocks that are on their way to a node get there first, unless it has stopped answering."""
+        if self._submissions:
+            _, late = await asyncio.wait(self._submissions, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         await asyncio.gather(*(node.close() for node in self.nodes))

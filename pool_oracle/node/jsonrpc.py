@@ -87,19 +87,25 @@ class JsonRpc:
         status, body = 0, b""
         for _ in range(ALLOWED_AUTH_TRIES):
             if self._auth is None:
-                self._auth = self._login.read()
+                self._auth = self._read_login()
             status, body = await self._post_once(content)
             if status != httpx.codes.UNAUTHORIZED:
                 break
             self._auth = None
         return status, body
 
+    def _read_login(self) -> tuple[str, str] | None:
+        try:
+            return self._login.read()
+        except NodeError as error:
+            raise NodeError(f"{self.name}: {error}") from None
+
     async def _post_once(self, content: bytes) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         auth = None if self._auth is None else httpx.BasicAuth(*self._auth)
         async with self._http.stream("POST", self._url, content=content, headers=headers, auth=auth) as response:
             body = bytearray()
-            async for piece in response.aiter_bytes():
+            async for piece in response.aiter_raw():  # a compressed reply could be any size; no node sends one
                 body += piece
                 if len(body) > MAX_REPLY_BYTES:
                     raise NodeError(f"{self.name}: the reply is longer than {MAX_REPLY_BYTES >> 20} MiB")
@@ -113,7 +119,7 @@ class JsonRpc:
             raise NodeError(f"{where}: the node does not let this host in (HTTP 403; its setting rpcallowip)")
         try:
             reply = msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):  # msgspec's own errors, and texts that are not UTF-8
             start = body[:60].decode("utf-8", "replace")
             raise NodeError(f"{where}: the reply is not JSON (HTTP {status}): {start!r}") from None
         if not isinstance(reply, dict) or ("result" not in reply and "error" not in reply):
@@ -123,15 +129,20 @@ class JsonRpc:
             return reply.get("result")
         code = error.get("code") if isinstance(error, dict) else None
         text = error.get("message") if isinstance(error, dict) else error
-        raise NodeRefused(f"{where}: {str(text)[:300]}", code if isinstance(code, int) else 0)
+        raise NodeRefused(f"{where}: {one_line(text)}", code if isinstance(code, int) else 0)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
 
+def one_line(value: Any) -> str:
+    """What a node said, fit for a log: short, without line breaks or control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(value)[:300])
+
+
 def _reason(error: httpx.HTTPError) -> str:
     """What an HTTP error means; some have no text of their own."""
     if isinstance(error, httpx.ConnectError):
         return "no connection; is the node running, and is the port right?"
-    return str(error) or type(error).__name__
+    return one_line(error) or type(error).__name__

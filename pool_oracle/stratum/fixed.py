@@ -14,6 +14,9 @@ class FixedTarget:
         """`bits` is the target, in compact form."""
         self.bits = bits
 
+    def restart(self, _now: int) -> None:
+        """The miner has the target only from now on."""
+
     def on_share(self, _now: int, _bits: int) -> bool:
         """A share was accepted."""
         return False

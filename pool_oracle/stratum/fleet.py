@@ -42,6 +42,7 @@ class _Member:
     ready: asyncio.Future[int]
     workers: dict[int, int] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    groups: int = 0
 
 
 class StratumFleet:
@@ -58,7 +59,6 @@ class StratumFleet:
         self._keepers: list[asyncio.Task[None]] = []
         self._reserved: socket.socket | None = None
         self._host, self._port = "", 0
-        self._is_stopping = False
 
     @property
     def pids(self) -> list[int]:
@@ -95,8 +95,12 @@ class StratumFleet:
         gone = asyncio.Event()
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         pipe = Pipe(lambda kind, body: self._on_frame(number, kind, body), gone.set)
-        self._members[number] = _Member(number, process, pipe, gone, ready)
-        await asyncio.get_running_loop().create_unix_connection(lambda: pipe, sock=ours)
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: pipe, sock=ours)
+        except BaseException:
+            stop_child(process)
+            raise
+        self._members[number] = _Member(number, process, pipe, gone, ready)  # from here on it can be sent jobs
         tip, seen = self._pool.judge.seen_on_tip()
         pipe.send_value(
             wire.SETUP,
@@ -128,10 +132,9 @@ class StratumFleet:
         while True:
             member = self._members[number]
             await member.gone.wait()
-            if self._is_stopping:
-                return
-            status = await asyncio.to_thread(member.process.wait)
             self._past.update(member.counters)
+            member.counters = {}
+            status = await asyncio.to_thread(member.process.wait)
             log.error("a stratum process ended; it is started again", process=number, status=status)
             await asyncio.sleep(RESTART_SECONDS)
             try:
@@ -159,18 +162,23 @@ class StratumFleet:
             member.ready.set_exception(ConfigError(bytes(body).decode()))
 
     def _take_shares(self, member: _Member, body: memoryview) -> None:
-        """Append a group of judged shares; answer when it is on disk."""
+        """Append a group of judged shares, all or none of it; answer when it is on disk."""
+        group = member.groups
+        member.groups += 1
         try:
             done = self._append_group(member, body)
         except LedgerError as error:
-            self._answer(member, str(error))
+            self._answer(member, group, str(error))
         else:
-            done.add_done_callback(lambda future: self._answer(member, _problem_of(future)))
+            done.add_done_callback(lambda future: self._answer(member, group, _problem_of(future)))
 
     def _append_group(self, member: _Member, body: memoryview) -> asyncio.Future[None]:
-        """Append every share of a group; the future is done when the last, and with it all, is on disk."""
+        """Append every share of a group; the future is done when the last, and with it all, is on disk.
+
+        Raises LedgerError before the first is appended if the pool cannot take one of them.
+        """
         pool, workers = self._pool, member.workers
-        done: asyncio.Future[None] | None = None
+        shares = []
         terms: JobTerms | None = None
         for number, local, ntime, nonce, version, bits, sizes, first, second, digest in SHARE_ROW.iter_unpack(body):
             if terms is None or terms.bits != bits or terms.job.number != number:
@@ -178,22 +186,23 @@ class StratumFleet:
                 if job is None:
                     raise LedgerError(f"a share for job {number}, which is gone")
                 terms = job.terms(bits)
-            seen = terms.job.seen
-            if digest in seen:
+            if digest in terms.job.seen:
                 raise LedgerError(f"stratum process {member.number} sent a share that was accepted before")
-            worker = workers[local]
-            done = pool.accept(terms, worker, first[: sizes >> 4], second[: sizes & 15], ntime, nonce, version)
-            seen.add(digest)
-            pool.workers[worker].accepted += 1
-        if done is None:
+            share = terms, workers[local], first[: sizes >> 4], second[: sizes & 15], ntime, nonce, version
+            shares.append((share, digest))
+        if not shares:
             raise LedgerError(f"stratum process {member.number} sent an empty group")
+        for share, digest in shares:
+            done = pool.accept(*share)
+            share[0].job.seen.add(digest)
+            pool.workers[share[1]].accepted += 1
         return done
 
-    def _answer(self, member: _Member, problem: str | None) -> None:
+    def _answer(self, member: _Member, group: int, problem: str | None) -> None:
         if problem is not None:
             log.error("shares not accepted", process=member.number, problem=problem)
         if not member.gone.is_set():
-            member.pipe.send_value(wire.STORED, wire.Stored(problem))
+            member.pipe.send_value(wire.STORED, wire.Stored(group, problem))
 
     def _take_block(self, member: _Member, frame: wire.BlockFrame) -> None:
         job = self._pool.judge.find(frame.job)
@@ -222,15 +231,16 @@ class StratumFleet:
     def values(self) -> dict[str, int]:
         """The counters of all processes together; those of processes that have ended are in it."""
         total = Counter(self._past)
-        total["connections"] = 0
         for member in self._members.values():
-            if not member.gone.is_set():
-                total.update(member.counters)
+            total.update(member.counters)
+        alive = [member for member in self._members.values() if not member.gone.is_set()]
+        total["connections"] = sum(member.counters.get("connections", 0) for member in alive)
         return dict(total)
 
     async def stop(self) -> None:
         """Let every process send its miners away and end; what they sent before is stored and answered."""
-        self._is_stopping = True
+        for keeper in self._keepers:
+            keeper.cancel()
         if self._spread in self._pool.on_job:
             self._pool.on_job.remove(self._spread)
         for member in self._members.values():
@@ -239,8 +249,8 @@ class StratumFleet:
         waits = [asyncio.create_task(member.gone.wait()) for member in self._members.values()]
         if waits:
             await asyncio.wait(waits, timeout=START_SECONDS)
-        for task in [*waits, *self._keepers]:
-            task.cancel()
+        for wait in waits:
+            wait.cancel()
         for member in self._members.values():
             await asyncio.to_thread(stop_child, member.process)
             member.pipe.close()

@@ -15,6 +15,9 @@ MAX_DIFFICULTY = 1 << 224
 MAX_ID = 128
 """Characters of a request's id, as JSON, that are sent back."""
 
+REPEATS = 16
+"""How often a job can be given to a connection again: its id on the wire is its number and one more hex digit."""
+
 VERSION_MASK = 0x1FFFE000
 """The version bits that miners may roll. Source: BIP-320."""
 
@@ -47,7 +50,7 @@ def accepted(request_id: Any) -> bytes:
     """The line that tells a miner that its share is accepted."""
     if type(request_id) is int:
         return b'{"id":%d,"result":true,"error":null}\n' % request_id
-    return reply(request_id, True)
+    return reply(short_id(request_id), True)
 
 
 def reply(request_id: Any, result: Any) -> bytes:
@@ -71,8 +74,8 @@ def question(request_id: Any, method: str) -> bytes:
 
 
 def short_id(request_id: Any) -> Any:
-    """A request's id as it is sent back: what it was, unless somebody makes it large."""
-    if isinstance(request_id, int) or (isinstance(request_id, str) and len(request_id) <= MAX_ID):
+    """A request's id as it is sent back: what it was, unless somebody makes it large or nests it."""
+    if isinstance(request_id, int | float) or (isinstance(request_id, str) and len(request_id) <= MAX_ID):
         return request_id
     return None
 
@@ -85,7 +88,11 @@ def parse_difficulty(value: Any) -> Fraction | None:
 
 
 def notify_line(place: int, job: LiveJob, *, clean: bool) -> bytes:
-    """The `mining.notify` of a job under the id of `place`."""
+    """The `mining.notify` of a job under the id of `place`.
+
+    Each time that it is given again its ntime is one second later, since BFGMiner, ESP-Miner and cpuminer begin every
+    job at extranonce2 zero: without that they would do the same work twice, and find the same shares.
+    """
     stratum = job.stratum
     return notification(
         "mining.notify",
@@ -97,7 +104,7 @@ def notify_line(place: int, job: LiveJob, *, clean: bool) -> bytes:
             [node.hex() for node in stratum.branch],
             f"{stratum.version:08x}",
             f"{stratum.nbits:08x}",
-            f"{job.curtime:08x}",
+            f"{job.curtime + place % REPEATS:08x}",
             clean,
         ],
     )

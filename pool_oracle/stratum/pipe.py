@@ -13,7 +13,7 @@ from typing import cast
 
 import msgspec
 
-from pool_oracle.errors import PoolOracleError
+from pool_oracle.errors import LedgerError
 
 _FRAME = struct.Struct("<IB")
 
@@ -21,8 +21,6 @@ SETUP, JOB, STORED, DRAIN, LISTENING, FAILED, WORKER, SHARES, BLOCK, COUNTS = ra
 
 SHARE_ROW = struct.Struct("<IIIIIIB8s8s32s")
 """Job, worker, ntime, nonce, version, share bits, sizes of the extranonces (a nibble each), both, the block hash."""
-
-MAX_FRAME = 64 << 20
 
 
 class Setup(msgspec.Struct, array_like=True):
@@ -57,8 +55,12 @@ class JobFrame(msgspec.Struct, array_like=True):
 
 
 class Stored(msgspec.Struct, array_like=True):
-    """To a process: the next group of shares that it sent is on disk, or `problem` says why it never will be."""
+    """To a process: group number `group` of its shares, counted from 0, is on disk, or `problem` says why it never is.
 
+    A group that is refused is answered before those that wait for the disk.
+    """
+
+    group: int
     problem: str | None
 
 
@@ -90,8 +92,8 @@ class Counts(msgspec.Struct, array_like=True):
     refused: dict[int, int]
 
 
-class PipeClosed(PoolOracleError):
-    """Raised when the other end is gone."""
+class PipeClosed(LedgerError):
+    """Raised when the other end is gone: what it was to write down is lost."""
 
 
 class Pipe(asyncio.Protocol):

@@ -6,10 +6,11 @@ python -m pool_oracle.stratum.process DESCRIPTOR    (started by `fleet.py`, at t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -49,7 +50,8 @@ class RemoteDesk:
         self._listeners: list[Callable[[LiveJob, bool], None]] = []
         self._rows: list[bytes] = []
         self._group: asyncio.Future[None] | None = None
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._groups = 0
+        self._waiting: dict[int, asyncio.Future[None]] = {}
 
     def worker(self, payee: Payee, name: str) -> int:
         """See Desk; the number is this process's own."""
@@ -101,15 +103,16 @@ class RemoteDesk:
         group, self._group = self._group, None
         if group is None:
             return
-        self._waiting.append(group)
+        self._waiting[self._groups] = group
+        self._groups += 1
         try:
             self._pipe.send(wire.SHARES, b"".join(rows))
         except wire.PipeClosed:
             self.fail("the pool is gone")
 
-    def stored(self, problem: str | None) -> None:
-        """The oldest group that waits is on disk, or never will be."""
-        group = self._waiting.popleft()
+    def stored(self, number: int, problem: str | None) -> None:
+        """A group is on disk, or never will be."""
+        group = self._waiting.pop(number)
         if group.done():
             return
         if problem is None:
@@ -120,8 +123,8 @@ class RemoteDesk:
 
     def fail(self, problem: str) -> None:
         """No group will ever be stored any more."""
-        while self._waiting:
-            self.stored(problem)
+        for number in list(self._waiting):
+            self.stored(number, problem)
 
     def _on_block(self, submission: Submission, _header: bytes, _block_hash: bytes) -> None:
         terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
@@ -150,25 +153,32 @@ class StratumProcess:
         self._desk: RemoteDesk | None = None
         self._server: StratumServer | None = None
         self._setup: wire.Setup | None = None
-        self._pipe = Pipe(self._on_frame, self._over.set)
+        self._pipe = Pipe(self._on_frame, self._end)
 
     async def run(self, descriptor: int) -> None:
         """Serve until the pool says so, or is gone."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._over.set)
+            loop.add_signal_handler(number, self._end)
         connection = socket.socket(fileno=descriptor)
         await loop.create_unix_connection(lambda: self._pipe, sock=connection)
         counting = asyncio.create_task(self._count())
         try:
             await self._first_job.wait()
-            await self._listen()
+            if not self._over.is_set():
+                await self._listen()
             await self._over.wait()
         finally:
             counting.cancel()
             if self._server is not None:
                 await self._server.stop()
+                with contextlib.suppress(wire.PipeClosed):
+                    self._send_counts()
             self._pipe.close()
+
+    def _end(self) -> None:
+        self._over.set()
+        self._first_job.set()  # which will not come any more
 
     async def _listen(self) -> None:
         setup, desk = self._setup, self._desk
@@ -189,22 +199,24 @@ class StratumProcess:
             self._setup = msgspec.msgpack.decode(body, type=wire.Setup)
             self._desk = RemoteDesk(self._setup, self._pipe)
         elif kind == wire.DRAIN:
-            self._over.set()
+            self._end()
         elif self._desk is not None and kind == wire.JOB:
             self._desk.add_job(msgspec.msgpack.decode(body, type=wire.JobFrame))
             self._first_job.set()
         elif self._desk is not None and kind == wire.STORED:
-            self._desk.stored(msgspec.msgpack.decode(body, type=wire.Stored).problem)
+            stored = msgspec.msgpack.decode(body, type=wire.Stored)
+            self._desk.stored(stored.group, stored.problem)
 
     async def _count(self) -> None:
         """Tell the pool what the metrics want to know."""
         while True:
             await asyncio.sleep(COUNT_SECONDS)
-            if self._server is None or self._desk is None:
-                continue
-            counters = self._server.values()
+            self._send_counts()
+
+    def _send_counts(self) -> None:
+        if self._server is not None and self._desk is not None:
             refused, self._desk.refused = dict(self._desk.refused), Counter()
-            self._pipe.send_value(wire.COUNTS, wire.Counts(counters, refused))
+            self._pipe.send_value(wire.COUNTS, wire.Counts(self._server.values(), refused))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import ssl
@@ -19,13 +20,15 @@ from pool_oracle.judge import LiveJob
 from pool_oracle.stratum.desk import Desk, Extranonces
 from pool_oracle.stratum.fixed import FixedTarget
 from pool_oracle.stratum.limits import SECOND, AddressSet, Gate
-from pool_oracle.stratum.messages import notification, notify_line
-from pool_oracle.stratum.session import REPEATS, Session
+from pool_oracle.stratum.messages import REPEATS, notification, notify_line
+from pool_oracle.stratum.session import Session
 from pool_oracle.stratum.settings import StratumSettings
 from pool_oracle.stratum.vardiff import Vardiff, VardiffSettings
 from pool_oracle.work.targets import difficulty_to_target, nbits_to_target, target_to_difficulty, target_to_nbits
 
 SWEEP_SECONDS = 5.0
+LAST_WORDS_SECONDS = 0.25
+"""How long miners that were sent away are still listened to: what they sent before they knew is on its way."""
 DRAIN_SECONDS = 3.0
 BACKLOG = 4096
 KEEPALIVE_SECONDS = 60
@@ -96,8 +99,10 @@ class StratumServer:
         self._answers: list[tuple[Session, list[Any]]] = []
         self._turned_away_told = 0
         self._by_session_id: dict[str, Session] = {}
-        self._extranonce_of: dict[str, bytes] = {}
+        self._past: dict[str, tuple[bytes, list[tuple[int, int]]]] = {}
         self._server: asyncio.Server | None = None
+        self.is_stopping = False
+        self._all_gone = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
         self._difficulty_lines: dict[int, bytes] = {}
 
@@ -148,18 +153,34 @@ class StratumServer:
         if self._server is None:
             return
         self._server.close()
+        self._server = None
+        self.is_stopping = True
         if self._sweeper is not None:
             self._sweeper.cancel()
+        for session in list(self.announced):
+            session.close()
         line = notification("client.reconnect", [])
-        for session in self.sessions:
+        for session in list(self.sessions):
             session.send(line)
+        await self._until_all_are_gone(LAST_WORDS_SECONDS)
+        for session in self.sessions:
+            session.read_no_more()
         waiting = {batch for session in self.sessions if (batch := session.waiting_for) is not None}
         if waiting:
             await asyncio.wait(waiting, timeout=DRAIN_SECONDS)
         for session in list(self.sessions):
             session.close()
-        await self._server.wait_closed()
-        self._server = None
+        await self._until_all_are_gone(DRAIN_SECONDS)
+        for session in list(self.sessions):
+            session.cut()
+
+    async def _until_all_are_gone(self, seconds: float) -> None:
+        """Wait until no connection is left, or for so long."""
+        if self.sessions:
+            self._all_gone = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._all_gone.wait()
 
     # Connections
 
@@ -171,11 +192,17 @@ class StratumServer:
         return Vardiff(self._vardiff, job.network_target if job is not None else 1, now)
 
     def is_proxy(self, address: str) -> bool:
-        """Whether connections from `address` begin with a PROXY header."""
-        return bool(self.settings.proxies) and address in self._proxies
+        """Whether connections from `address` begin with a PROXY header; one that has ended already has no address."""
+        try:
+            return bool(self.settings.proxies) and address in self._proxies
+        except InputError:
+            return False
 
     def opened(self, session: Session, transport: asyncio.Transport) -> None:
         """A connection is there: let it in, or close it at once."""
+        if self.is_stopping:
+            session.turn_away()
+            return
         try:
             objection = self.gate.admit(session.address, time.monotonic_ns())
         except InputError as error:
@@ -202,6 +229,8 @@ class StratumServer:
         if session in self.sessions:
             self.sessions.remove(session)
             self.gate.release(session.address)
+            if not self.sessions:
+                self._all_gone.set()
         if self._by_session_id.get(session.session_id) is session:
             del self._by_session_id[session.session_id]
         if session.extranonce1:
@@ -210,29 +239,32 @@ class StratumServer:
     def subscribed(self, session: Session, wanted: str | None) -> bytes:
         """The extranonce1 of a connection that subscribes; that of session `wanted` if it can be had again.
 
-        A session's id is known to its miner alone, so it may take its extranonce1 back from a connection of its own
-        that is half dead: that one is moved, if it can be, or cut.
+        Then its jobs are known here too, and shares for them are taken. A session's id is known to its miner alone, so
+        it may take its extranonce1 back from a connection of its own that is half dead: that one is moved, if it can
+        be, or cut.
         """
-        before = self._by_session_id.get(wanted) if wanted else None
-        value = before.extranonce1 if before is not None else self._extranonce_of.get(wanted or "")
-        if before is not None and value is not None:
-            del self._by_session_id[before.session_id]
-            if before.move(self.extranonces.take()):
-                self.extranonces.release(value)
+        value, changes = self._past.pop(wanted or "", (None, []))
+        before = self._by_session_id.pop(wanted or "", None)
+        if before is not None:
+            value, changes = before.extranonce1, before.changes.copy()
+            if before.can_move:
+                before.move(self.extranonces.take())
             else:
                 before.hang_up("its miner has connected again")
-                self.extranonces.release(value)
                 before.extranonce1 = b""
+            self.extranonces.release(value)
         taken = self.extranonces.take(value)
+        if taken == value:
+            session.changes = changes
         self._by_session_id[session.session_id] = session
-        self._remember(session.session_id, taken)
+        self._remember(session, taken)
         return taken
 
-    def _remember(self, session_id: str, extranonce1: bytes) -> None:
+    def _remember(self, session: Session, extranonce1: bytes) -> None:
         """So that a miner that was cut off can go on where it was; the latest of them, as many as may be connected."""
-        self._extranonce_of[session_id] = extranonce1
-        if len(self._extranonce_of) > self.limits.max_connections:
-            del self._extranonce_of[next(iter(self._extranonce_of))]
+        self._past[session.session_id] = extranonce1, session.changes
+        if len(self._past) > self.limits.max_connections:
+            del self._past[next(iter(self._past))]
 
     def answer_later(self, group: asyncio.Future[None], session: Session, request_ids: list[Any]) -> None:
         """Answer a session's shares when their group is on disk; `request_ids` may grow until then."""

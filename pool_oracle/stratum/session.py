@@ -25,6 +25,7 @@ from pool_oracle.judge import JobTerms, LiveJob, Submission
 from pool_oracle.payout.payee import format_payee, is_maybe_unlinkable
 from pool_oracle.stratum.limits import COST_OF_MALFORMED, COSTS, Budget, InvalidShares, cost_of, why_overdue
 from pool_oracle.stratum.messages import (
+    REPEATS,
     VERSION_MASK,
     Request,
     accepted,
@@ -42,7 +43,7 @@ from pool_oracle.stratum.proxy import parse_proxy_header
 from pool_oracle.stratum.users import parse_password, parse_user
 from pool_oracle.units import Payee
 from pool_oracle.wire import hex_bytes, uint32_hex
-from pool_oracle.work.targets import check_target, difficulty_to_target
+from pool_oracle.work.targets import check_target, difficulty_to_target, nbits_to_target, target_to_nbits
 
 if TYPE_CHECKING:
     from pool_oracle.stratum.server import StratumServer
@@ -51,10 +52,7 @@ log = structlog.get_logger("stratum")
 
 MAX_CHANGES = 32
 COST_OF_SUBMIT = COSTS["mining.submit"]
-REPEATS = 16
-"""How often a job can be given to a connection again: its id on the wire is its number and one more hex digit."""
-
-_VERSION_QUESTION = "version"
+_VERSION_QUESTION = 1
 _SUBMIT_FORM = "mining.submit takes worker, job, extranonce2, ntime, nonce and perhaps version bits"
 _NESTED_NOTE = "This P2SH address can claim only if it is a nested single-key (P2SH-P2WPKH) address of your wallet."
 _BELOW_FLOOR = (
@@ -82,12 +80,13 @@ class Session(asyncio.Protocol):
         "_bad_lines",
         "_batch",
         "_budget",
-        "_changes",
         "_invalid",
         "_is_announced",
+        "_is_mining",
         "_is_open",
         "_is_told",
         "_job_id",
+        "_pause",
         "_rest",
         "_root",
         "_root_extranonce2",
@@ -100,6 +99,7 @@ class Session(asyncio.Protocol):
         "_workers",
         "address",
         "agent",
+        "changes",
         "extranonce1",
         "is_subscribed",
         "last_line",
@@ -117,9 +117,11 @@ class Session(asyncio.Protocol):
         self._is_told = False  # that it is below the pool's floor
         self._is_announced = False  # whether a PROXY header must come first
         self._rest = b""
+        self._pause: asyncio.TimerHandle | None = None
         self._bad_lines = 0
         self._workers: dict[str, _Worker] = {}
-        self._changes: list[tuple[int, int]] = []  # (job's place, share bits in force from there on)
+        self.changes: list[tuple[int, int]] = []  # (job's place, share bits in force from there on)
+        self._is_mining = False  # whether it was given a job
         self._job_id = ""
         self._terms: JobTerms | None = None  # of _job_id, the last one used
         self._root = b""
@@ -155,6 +157,8 @@ class Session(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the server."""
         self._is_open = False
+        if self._pause is not None:
+            self._pause.cancel()  # or the loop would hold this session until then
         self._server.closed(self)
 
     def data_received(self, data: bytes) -> None:
@@ -220,11 +224,16 @@ class Session(asyncio.Protocol):
         """Read nothing for `wait` nanoseconds: this connection has overdrawn its budget."""
         self._server.counters.pauses += 1
         self._transport.pause_reading()
-        asyncio.get_running_loop().call_later(wait / 1e9, self._read_on)
+        self._pause = asyncio.get_running_loop().call_later(wait / 1e9, self._read_on)
 
     def _read_on(self) -> None:
-        if self._is_open:
+        self._pause = None
+        if self._is_open and not self._server.is_stopping:
             self._transport.resume_reading()
+
+    def read_no_more(self) -> None:
+        """What comes from now on stays unread."""
+        self._transport.pause_reading()
 
     def send(self, data: bytes) -> None:
         """Send a line, unless the miner has stopped reading."""
@@ -248,10 +257,14 @@ class Session(asyncio.Protocol):
     def hang_up(self, why: str) -> None:
         """Cut the connection now; `why` is for the operator."""
         if self._is_open:
-            self._is_open = False
             self._server.counters.hang_ups += 1
             log.warning("connection closed", peer=self.peer, agent=self.agent, why=why)
-            self._transport.abort()
+            self.cut()
+
+    def cut(self) -> None:
+        """End the connection now, whatever is buffered."""
+        self._is_open = False
+        self._transport.abort()
 
     # Errors
 
@@ -271,7 +284,7 @@ class Session(asyncio.Protocol):
 
     def _refuse(self, request: Request, error: ShareRefused, now: int) -> None:
         """Tell the miner, count it, and see whether it is a flood."""
-        self.send(refusal(short_id(request.id), error.code, error.reason))
+        self._send_refusal(request, error.code, error.reason)
         if request.method == "mining.submit":
             self._server.counters.refuse(error)
             if self._invalid is None:
@@ -290,19 +303,25 @@ class Session(asyncio.Protocol):
             raise error
         except PayeeError as problem:
             log.info("worker refused", peer=self.peer, agent=self.agent, why=str(problem))
-            self.send(refusal(short_id(request.id), 24, str(problem)))
+            self._send_refusal(request, 24, str(problem))
         except LedgerError as problem:
             log.error("share not accepted", problem=str(problem))
-            self.send(refusal(short_id(request.id), 20, "the pool cannot write its share log; try again later"))
+            self._send_refusal(request, 20, "the pool cannot write its share log; try again later")
         except InputError as problem:
-            self.send(refusal(short_id(request.id), 20, str(problem)))
+            self._send_refusal(request, 20, str(problem))
             self._bad_lines += not request.method
             if self._bad_lines >= self._server.limits.max_malformed_lines:
                 self.misbehaved(f"{self._bad_lines} lines that are no stratum", now)
 
+    def _send_refusal(self, request: Request, code: int, reason: str) -> None:
+        """A share, or what is no request at all, is refused even where it has no id to answer to."""
+        if request.id is not None or request.method in ("", "mining.submit"):
+            self.send(refusal(short_id(request.id), code, reason))
+
     # Requests
 
     def _answer(self, request: Request) -> None:
+        """Do what is asked. A request without an id is not answered (JSON-RPC 1.0): BFGMiner would mistake it."""
         method = request.method
         if not method:
             self._take_answer(request)
@@ -311,8 +330,10 @@ class Session(asyncio.Protocol):
         if handler is None:
             raise ShareRefused(20, f"method {method[:40]!r} is not offered here")
         params = request.params if isinstance(request.params, list) else []
-        self.send(reply(short_id(request.id), handler(self, params)))
-        if self.is_subscribed and self._workers and not self._changes:
+        result = handler(self, params)
+        if request.id is not None:
+            self.send(reply(short_id(request.id), result))
+        if self.has_jobs and not self._is_mining:
             self._send_first_job()
 
     def _take_answer(self, request: Request) -> None:
@@ -331,6 +352,8 @@ class Session(asyncio.Protocol):
             self.session_id = secrets.token_hex(8)
             self.extranonce1 = self._server.subscribed(self, wanted)
             self.is_subscribed = True
+            if self.changes:
+                self.vardiff.suggest(time.monotonic_ns(), nbits_to_target(self.changes[-1][1]))
         subscriptions = [["mining.set_difficulty", self.session_id], ["mining.notify", self.session_id]]
         return [subscriptions, self.extranonce1.hex(), self._server.desk.extranonce2_size]
 
@@ -354,7 +377,7 @@ class Session(asyncio.Protocol):
             self.tell(f"No share difficulty above zero in the password: {', '.join(options.ignored)[:80]}")
         if known is None and is_maybe_unlinkable(payee):
             self.tell(_NESTED_NOTE)
-        if not self.agent:
+        if not self.agent and len(self._workers) == 1:
             self.send(question(_VERSION_QUESTION, "client.get_version"))
         return True
 
@@ -367,10 +390,7 @@ class Session(asyncio.Protocol):
             if extension == "version-rolling":
                 answer.update(self._configure_rolling(options))
             elif extension == "minimum-difficulty":
-                minimum = parse_difficulty(options.get("minimum-difficulty.value"))
-                if minimum is not None:
-                    self._change_if(self.vardiff.set_minimum(time.monotonic_ns(), self._target(minimum)))
-                answer[extension] = minimum is not None
+                answer[extension] = self._configure_minimum(options)
             elif extension == "subscribe-extranonce":
                 self._takes_extranonce = answer[extension] = True
             elif extension == "info":
@@ -379,6 +399,15 @@ class Session(asyncio.Protocol):
             elif isinstance(extension, str):
                 answer[extension[:40]] = False
         return answer
+
+    def _configure_minimum(self, options: dict[str, Any]) -> bool:
+        """Whether no share will be judged by an easier target than the miner wants."""
+        minimum = parse_difficulty(options.get("minimum-difficulty.value"))
+        if minimum is None:
+            return False
+        target = self._target(minimum)
+        self._change_if(self.vardiff.set_minimum(time.monotonic_ns(), target))
+        return self.vardiff.bits <= target_to_nbits(target)
 
     def _configure_rolling(self, options: dict[str, Any]) -> dict[str, Any]:
         asked = options.get("version-rolling.mask", f"{VERSION_MASK:08x}")
@@ -436,7 +465,8 @@ class Session(asyncio.Protocol):
         except (TypeError, ValueError, struct.error):
             is_formed, terms, worker = False, None, None
         if not is_formed or worker is None or terms is None or len(extranonce) != self._server.desk.extranonce2_size:
-            raise self._problem(params)
+            self._submit(request_id, self._mended(params), now)
+            return
         if worker.number < 0:
             worker.number = self._server.desk.worker(worker.payee, worker.name)
         job = terms.job
@@ -470,6 +500,13 @@ class Session(asyncio.Protocol):
         if self.vardiff.on_share(now, terms.bits):
             self._change_target()
 
+    def _mended(self, params: Any) -> list[Any]:
+        """A submission with the zeros that NerdMiner leaves out in front of its nonce. Raises ShareRefused."""
+        is_list = isinstance(params, list) and len(params) in (5, 6)
+        if not is_list or not isinstance(params[4], str) or not 0 < len(params[4]) < 8:
+            raise self._problem(params)
+        return [*params[:4], params[4].zfill(8), *params[5:]]
+
     def _problem(self, params: Any) -> ShareRefused:
         """Why a submission was not even judged."""
         if not self.is_subscribed:
@@ -496,7 +533,7 @@ class Session(asyncio.Protocol):
         job = self._server.desk.judge.find(place // REPEATS)
         if job is None:
             return None
-        for since, bits in reversed(self._changes):
+        for since, bits in reversed(self.changes):
             if since <= place:
                 self._job_id, self._terms = job_id, job.terms(bits)
                 return self._terms
@@ -517,7 +554,7 @@ class Session(asyncio.Protocol):
         if self._version_mask:
             self.send(notification("mining.set_version_mask", [f"{self._version_mask:08x}"]))
         if job is not None:
-            self.send_job(job, notify_line(job.number * REPEATS, job, clean=True), clean=True)
+            self.send_job(job, b"", clean=True)
 
     @property
     def has_jobs(self) -> bool:
@@ -529,31 +566,49 @@ class Session(asyncio.Protocol):
         if not self.has_jobs:
             return
         if clean:
-            del self._changes[:-MAX_CHANGES]
+            del self.changes[:-MAX_CHANGES]
             self.vardiff.set_network_target(time.monotonic_ns(), job.network_target)
+        if not self._is_mining:
+            self._is_mining = True
+            self.vardiff.restart(time.monotonic_ns())
+            if not self._give_again(job, clean=True):
+                self.changes.clear()
+                self._give_again(job, clean=True)
+            return
         bits = self.vardiff.bits
-        if not self._changes or self._changes[-1][1] != bits:
-            self._changes.append((job.number * REPEATS, bits))
+        if self.changes[-1][1] != bits:
+            self.changes.append((job.number * REPEATS, bits))
+            self.vardiff.restart(time.monotonic_ns())
             line = self._server.difficulty_line(bits) + line
         self.send(line)
 
+    def _give_again(self, job: LiveJob, *, clean: bool) -> bool:
+        """Give a job under an id that this session has not had for it, at the target in force; False if none is left.
+
+        A session that was taken up has had the job's first id already, for all that is known.
+        """
+        place = job.number * REPEATS
+        if self.changes:
+            place = max(place, self.changes[-1][0]) + 1
+        if place // REPEATS != job.number:
+            return False
+        bits = self.vardiff.bits
+        self.changes.append((place, bits))
+        self.send(self._server.difficulty_line(bits) + notify_line(place, job, clean=clean))
+        return True
+
     def _change_if(self, is_changed: bool) -> None:
-        if is_changed and self._changes:
+        if is_changed:
             self._change_target()
 
     def _change_target(self) -> None:
-        """A new target: tell the miner, and give it the present job again under another id, to which it applies."""
+        """A new target: tell the miner, and give it the present job again under another id, to which it applies.
+
+        Where it was given again too often, the next job brings the new target.
+        """
         job = self._server.desk.judge.job
-        if job is None or not self._changes:
-            return
-        last, place = self._changes[-1][0], job.number * REPEATS + 1
-        place = max(place, last + 1)
-        if place // REPEATS != job.number:
-            return  # it was given again too often; the next job brings the new target
-        bits = self.vardiff.bits
-        self._changes.append((place, bits))
-        self._server.counters.retargets += 1
-        self.send(self._server.difficulty_line(bits) + notify_line(place, job, clean=False))
+        if job is not None and self._is_mining and self._give_again(job, clean=False):
+            self._server.counters.retargets += 1
 
     def sweep(self, now: int) -> None:
         """Now and then: a miner that sends nothing gets easier jobs, or is let go."""
@@ -572,18 +627,22 @@ class Session(asyncio.Protocol):
                 self._is_told = True
                 self.tell(_BELOW_FLOOR)
 
-    def move(self, extranonce1: bytes) -> bool:
-        """Take another extranonce1, if the miner can; its old one goes to somebody else."""
-        if not self._takes_extranonce:
-            return False
+    @property
+    def can_move(self) -> bool:
+        """Whether the miner can take another extranonce1, and the present job once more."""
+        job = self._server.desk.judge.job
+        is_last = job is not None and bool(self.changes) and self.changes[-1][0] >= (job.number + 1) * REPEATS - 1
+        return self._takes_extranonce and not is_last
+
+    def move(self, extranonce1: bytes) -> None:
+        """Take another extranonce1; the old one goes to somebody else, and work on it is stale from now on."""
         self.extranonce1 = extranonce1
         self._root_job = None
         self.send(notification("mining.set_extranonce", [extranonce1.hex(), self._server.desk.extranonce2_size]))
         job = self._server.desk.judge.job
-        if job is not None and self._changes:
-            self._changes.append((job.number * REPEATS, self.vardiff.bits))
-            self.send(notify_line(job.number * REPEATS, job, clean=True))
-        return True
+        if job is not None and self._is_mining and self._give_again(job, clean=True):
+            del self.changes[:-1]
+            self._job_id = ""
 
     _handlers: ClassVar[dict[str, Callable[[Session, list[Any]], Any]]] = {
         "mining.subscribe": _subscribe,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from pool_oracle.errors import ConfigError
 from pool_oracle.stratum.limits import LimitSettings
 
 
@@ -17,7 +18,7 @@ class StratumSettings:
 
     `share_difficulty`: what a connection begins with; `shares_per_minute`: what vardiff aims at, 0 switches it off;
     `min_share_difficulty`: vardiff's floor, the network's where it is None; `certificate`, `private_key`: TLS;
-    `proxies`: networks whose connections begin with a PROXY header.
+    `proxies`: networks whose connections begin with a PROXY header. Raises ConfigError for TLS and proxies together.
     """
 
     share_difficulty: Fraction
@@ -27,6 +28,14 @@ class StratumSettings:
     certificate: Path | None = None
     private_key: Path | None = None
     proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together."""
+        if self.certificate is not None and self.proxies:
+            raise ConfigError(
+                "stratum.certificate and stratum.proxies exclude each other: a balancer sends its PROXY header before "
+                "TLS begins, where nobody reads it; let the balancer end TLS"
+            )
 
 
 def encode_settings(settings: StratumSettings) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pool_oracle.errors import JobError, TargetError
 from pool_oracle.networks import Network
-from pool_oracle.units import Satoshi
+from pool_oracle.units import SATOSHI_PER_COIN, Satoshi
 from pool_oracle.wire import hex_bytes, integer, member
 from pool_oracle.work.coinbase import WITNESS_COMMITMENT_TAG
 from pool_oracle.work.targets import nbits_to_target
@@ -21,7 +21,9 @@ UNDERSTOOD_RULES = frozenset({"segwit", "signet", "mweb", "csv", "taproot"})
 TRIVIAL_CHALLENGE = b"\x51"
 """The signet challenge OP_TRUE: the one whose solution is empty and may be left out (BIP-325)."""
 
-MAX_MONEY = (1 << 63) - 1
+MAX_VALUE = 84_000_000 * SATOSHI_PER_COIN
+"""More than any coinbase of these networks may ever pay: all of Litecoin's money."""
+
 MAX_TRANSACTIONS = 100_000
 
 
@@ -58,20 +60,20 @@ def _template(reply: Any, network: Network, known: KnownTransactions) -> Templat
     if not isinstance(transactions, list) or len(transactions) > MAX_TRANSACTIONS:
         raise JobError(f"transactions must be a list of at most {MAX_TRANSACTIONS}")
     txids, raw = _transactions(transactions, known)
-    previous = hex_bytes(member(reply, "previousblockhash", error=JobError), "previousblockhash", size=32)[::-1]
+    previous = member(reply, "previousblockhash", error=JobError)
     return Template(
         height=_number(reply, "height", 1, 0x7FFFFFFF),
         version=version,
-        prev_hash=previous,
+        prev_hash=hex_bytes(previous, "previousblockhash", size=32, error=JobError)[::-1],
         nbits=nbits,
         curtime=curtime,
         mintime=mintime,
-        coinbase_value=Satoshi(_number(reply, "coinbasevalue", 1, MAX_MONEY)),
+        coinbase_value=Satoshi(_number(reply, "coinbasevalue", 1, MAX_VALUE)),
         txids=txids,
         transactions=raw,
         witness_commitment=_witness_commitment(reply, rules),
         coinbase_aux=_coinbase_aux(reply),
-        extension=_extension(reply),
+        extension=_extension(reply, rules),
     )
 
 
@@ -79,7 +81,8 @@ def _number(reply: dict[str, Any], field: str, low: int, high: int) -> int:
     """An integer member within its range."""
     value = integer(member(reply, field, error=JobError), field, error=JobError)
     if not low <= value <= high:
-        raise JobError(f"{field} must be {low} to {high}, not {value}")
+        found = value if value.bit_length() <= 256 else f"a number of {value.bit_length()} bits"
+        raise JobError(f"{field} must be {low} to {high}, not {found}")
     return value
 
 
@@ -141,7 +144,10 @@ def _transaction(entry: dict[str, Any], name: str) -> tuple[bytes, bytes]:
     """(txid in internal order, raw transaction)."""
     txid = entry.get("txid", entry.get("hash"))  # nodes from before segwit have `hash` alone
     digest = hex_bytes(txid, f"{name}.txid", size=32, error=JobError)[::-1]
-    return digest, hex_bytes(entry.get("data"), f"{name}.data", error=JobError)
+    data = hex_bytes(entry.get("data"), f"{name}.data", error=JobError)
+    if not data:
+        raise JobError(f"{name}.data is empty")
+    return digest, data
 
 
 def _witness_commitment(reply: dict[str, Any], rules: set[str]) -> bytes:
@@ -165,9 +171,14 @@ def _coinbase_aux(reply: dict[str, Any]) -> bytes:
     return b"".join(hex_bytes(value, f"coinbaseaux.{name}", error=JobError) for name, value in aux.items())
 
 
-def _extension(reply: dict[str, Any]) -> bytes:
+def _extension(reply: dict[str, Any], rules: set[str]) -> bytes:
     """Litecoin's extension block: a byte that says it is there, and the node's own bytes (LIP-3)."""
     mweb = reply.get("mweb")
     if mweb is None:
+        if "mweb" in rules:
+            raise JobError("field 'mweb' is missing, and its rule is in force")
         return b""
-    return b"\x01" + hex_bytes(mweb, "mweb", error=JobError)
+    extension = hex_bytes(mweb, "mweb", error=JobError)
+    if not extension:
+        raise JobError("mweb is empty")
+    return b"\x01" + extension
