@@ -33,8 +33,9 @@ abstract contract Campaign is Signing {
         uint256 activeFrom;
     }
 
-    /// @dev What people hold, what is owed to them, and what waits at the distributor for attribution.
+    /// @dev What people hold, each and together, what is owed, and what waits at the distributor for attribution.
     struct Funds {
+        uint256[] holdings;
         uint256 held;
         uint256 owed;
         uint256 waiting;
@@ -493,7 +494,8 @@ abstract contract Campaign is Signing {
     function _claim(bytes21 payee, IDistributor.Claim[] memory claims, uint256 seed) private {
         (bool isGood, uint256 expected) = _judge(payee, claims);
         Funds memory before = _funds();
-        address recipient = distributor.recipientOf(payee);
+        address[] memory recipients = new address[](1);
+        if (expected > 0) recipients[0] = distributor.recipientOf(payee);
         vm.prank(seed % 2 == 0 ? relayer : thief);
         try distributor.claim(payee, claims) returns (uint256 amount) {
             vm.assertTrue(isGood, "a claim that must be refused");
@@ -501,7 +503,7 @@ abstract contract Campaign is Signing {
             for (uint256 i = 0; i < claims.length; ++i) {
                 _paid(payee, claims[i].payoutId, _part(claims[i].payoutId, claims[i].weight));
             }
-            _checkPayment(expected, before, _mayRefuse(recipient), _mayComeBack(recipient));
+            _checkPayment(expected, before, recipients);
             ++happened["claim"];
             if (claims.length > 1) ++happened["claim of several"];
         } catch {
@@ -532,8 +534,7 @@ abstract contract Campaign is Signing {
     function _claimMany(uint256 id, IDistributor.PayeeClaim[] memory claims, address caller) private {
         uint256 expected = 0;
         uint256 count = 0;
-        bool mayRefuse = false;
-        bool mayComeBack = false;
+        address[] memory recipients = new address[](claims.length);
         for (uint256 i = 0; i < claims.length; ++i) {
             IDistributor.PayeeClaim memory item = claims[i];
             if (isPaid[item.payee][id]) continue;
@@ -542,8 +543,7 @@ abstract contract Campaign is Signing {
             if (!harness.verifyPlain(books[id].root, item.payee, item.weight, item.index, item.proof)) continue;
             uint256 part = _part(id, item.weight);
             _paid(item.payee, id, part);
-            mayRefuse = mayRefuse || _mayRefuse(recipient);
-            mayComeBack = mayComeBack || _mayComeBack(recipient);
+            if (part > 0) recipients[i] = recipient;
             expected += part;
             ++count;
         }
@@ -552,7 +552,7 @@ abstract contract Campaign is Signing {
         (uint256 paid, uint256 amount) = distributor.claimMany(id, claims);
         vm.assertEq(paid, count, "how many a batch paid");
         vm.assertEq(amount, expected, "how much a batch paid");
-        _checkPayment(expected, before, mayRefuse, mayComeBack);
+        _checkPayment(expected, before, recipients);
         if (count > 1) ++happened["batch of several"];
     }
 
@@ -564,17 +564,38 @@ abstract contract Campaign is Signing {
         vm.assertLe(books[id].paid, books[id].amount, "a payout paid more than its amount");
     }
 
-    /// @dev What was paid reached somebody; or it is owed to one who may refuse, or waits again because it came back.
-    function _checkPayment(uint256 expected, Funds memory before, bool mayRefuse, bool mayComeBack) private {
+    /// @dev What was paid reached somebody; or it is owed to one who may refuse, or waits again because it came back. A
+    ///      recipient that sends back may add what it held before, and a token's charge on that may exceed what was
+    ///      paid: so the three are compared together. Nobody else holds less than before.
+    /// @param recipients Whom something was sent to; zeros stand for nobody.
+    function _checkPayment(uint256 expected, Funds memory before, address[] memory recipients) private {
         Funds memory now_ = _funds();
-        uint256 arrived = now_.held - before.held;
+        uint256 worth = before.held + before.owed + before.waiting;
+        vm.assertEq(now_.held + now_.owed + now_.waiting, worth + expected, "what was paid did not arrive");
+        vm.assertLe(before.owed, now_.owed, "a payment took what was owed");
+        vm.assertLe(before.waiting, now_.waiting, "a payment took what waited");
+        bool mayRefuse = false;
+        bool mayComeBack = false;
+        for (uint256 i = 0; i < recipients.length; ++i) {
+            if (recipients[i] == address(0)) continue;
+            mayRefuse = mayRefuse || _mayRefuse(recipients[i]);
+            mayComeBack = mayComeBack || _mayComeBack(recipients[i]);
+        }
         uint256 newlyOwed = now_.owed - before.owed;
         uint256 cameBack = now_.waiting - before.waiting;
-        vm.assertEq(arrived + newlyOwed + cameBack, expected, "what was paid did not arrive");
         if (!mayRefuse) vm.assertEq(newlyOwed, 0, "owed to somebody who takes money");
         if (!mayComeBack) vm.assertEq(cameBack, 0, "taken for paid and not sent");
+        for (uint256 i = 0; i < people.length; ++i) {
+            if (now_.holdings[i] >= before.holdings[i]) continue;
+            bool isPaidHere = false;
+            for (uint256 j = 0; j < recipients.length; ++j) {
+                isPaidHere = isPaidHere || recipients[j] == people[i];
+            }
+            vm.assertTrue(isPaidHere && _mayComeBack(people[i]), "a payment took what somebody held");
+        }
         if (newlyOwed > 0) ++happened["owed"];
         if (cameBack > 0) ++happened["sent back"];
+        if (cameBack > expected) ++happened["sent back more"];
         accounted = accounted - expected + newlyOwed;
     }
 
@@ -645,14 +666,20 @@ abstract contract Campaign is Signing {
         return funds.held + funds.owed + funds.waiting;
     }
 
-    function _funds() private view returns (Funds memory) {
-        return Funds(_held(), _owed(), assetOf(address(distributor)) - distributor.totalAccounted());
+    function _funds() private view returns (Funds memory funds) {
+        funds.holdings = new uint256[](people.length);
+        for (uint256 i = 0; i < people.length; ++i) {
+            funds.holdings[i] = assetOf(people[i]);
+            funds.held += funds.holdings[i];
+        }
+        funds.owed = _owed();
+        (uint256 balance, uint256 known) = (assetOf(address(distributor)), distributor.totalAccounted());
+        vm.assertLe(known, balance, "the balance does not cover what the distributor accounts for");
+        funds.waiting = balance - known;
     }
 
-    function _held() private view returns (uint256 sum) {
-        for (uint256 i = 0; i < people.length; ++i) {
-            sum += assetOf(people[i]);
-        }
+    function _held() private view returns (uint256) {
+        return _funds().held;
     }
 
     function _owed() private view returns (uint256 sum) {

@@ -6,7 +6,8 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 /// @title Troublemaker
 /// @notice A recipient that behaves as it is told each time money comes: by a plain send, or by a token's hook.
 contract Troublemaker {
-    /// @dev Greedy takes money only with more gas than a claim of either asset gives; Picky with what both give, and it
+    /// @dev SendBack gives back what came; of a token, which does not say how much that was, all that it holds. Greedy
+    ///      takes money only with more gas than a claim of either asset gives; Picky with what both give, and it
     ///      refuses at once, so that the caller has enough left to go on.
     enum Mood {
         Accept,
