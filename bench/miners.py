@@ -49,9 +49,11 @@ class Miner:
         self.works: list[Work] = []
         self.accepted: list[bytes] = []
         self.refused: list[tuple[bytes, int]] = []
-        """Hashes of the shares that were answered, in order; the refused ones with the code."""
-        self.late = 0
-        """How many of the refused ones were stale (21) by two tips or more: nobody could have taken them."""
+        self.late: list[tuple[bytes, int]] = []
+        """Hashes of the shares that were answered, in order; the refused ones with the code.
+
+        Those in `late` were refused, too, but their work was two tips old, so that no pool could have taken them.
+        """
         self.submitted: dict[int, Share] = {}
         """The shares that were not answered yet, by the request's id."""
         self.told: list[str] = []
@@ -139,9 +141,8 @@ class Miner:
             if message["result"] is True:
                 self.accepted.append(share.digest)
             else:
-                code = message["error"][0]
-                self.refused.append((share.digest, code))
-                self.late += code == 21 and share.tip + 2 <= self.works[-1].tip
+                is_late = share.tip + 2 <= self.works[-1].tip
+                (self.late if is_late else self.refused).append((share.digest, message["error"][0]))
         else:
             self._answers[message["id"]] = message
 

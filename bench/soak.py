@@ -310,23 +310,19 @@ async def mine(miner: Miner, until: float) -> None:
 # What comes out
 
 
-def resident_mb(pids: list[int]) -> float:
-    """The resident memory of processes together."""
-    total = 0
-    for pid in pids:
-        for entry in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if entry.startswith("VmRSS:"):
-                total += int(entry.split()[1])
-    return total / 1024
+def resident_mb(pid: int) -> float:
+    """The resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(entry.split()[1]) / 1024 for entry in status.splitlines() if entry.startswith("VmRSS:"))
 
 
-async def watch(pids: list[int], seconds: float, samples: list[float]) -> None:
-    """Note the resident memory every second."""
+async def watch(pids: list[int], seconds: float, samples: list[list[float]]) -> None:
+    """Note the resident memory of each process every second."""
     began = time.monotonic()
     while True:
-        samples.append(resident_mb(pids))
+        samples.append([resident_mb(pid) for pid in pids])
         if len(samples) % 60 == 0:
-            print(f"{time.monotonic() - began:4.0f} of {seconds:.0f} s, {samples[-1]:.1f} MB", file=sys.stderr)
+            print(f"{time.monotonic() - began:4.0f} of {seconds:.0f} s, {sum(samples[-1]):.1f} MB", file=sys.stderr)
         await asyncio.sleep(1)
 
 
@@ -351,7 +347,7 @@ async def soak(folder: Path, seconds: float, processes: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--serve", str(folder), "--processes", str(processes)]
     child = start_child([*command, "--descriptor", str(theirs)], descriptors=[theirs])
     os.close(theirs)
-    samples: list[float] = []
+    samples: list[list[float]] = []
     try:
         with os.fdopen(ours) as pipe:
             where = json.loads(await asyncio.to_thread(pipe.readline))
@@ -378,7 +374,8 @@ async def soak(folder: Path, seconds: float, processes: int) -> dict[str, Any]:
         broken.append(said[said.index("Traceback") - 300 :][:3000])
     accepted = [digest for miner in miners for digest in miner.accepted]
     in_log = verify_log(folder / "shares")
-    warm = int(WARM_UP * len(samples))
+    warm = max(samples[: int(WARM_UP * len(samples)) + 1], key=sum)
+    end = max(samples[-10:], key=sum)
     return {
         "seconds": seconds,
         "processes": processes,
@@ -386,18 +383,18 @@ async def soak(folder: Path, seconds: float, processes: int) -> dict[str, Any]:
         "disconnected": disconnected,
         "acknowledged": len(accepted),
         "unanswered": sum(len(miner.submitted) for miner in miners),
-        "refused": sum(len(miner.refused) - miner.late for miner in miners),
-        "late by two tips": sum(miner.late for miner in miners),
+        "refused": sum(len(miner.refused) for miner in miners),
+        "late by two tips": sum(len(miner.late) for miner in miners),
         "not in the log": sum(digest not in in_log for digest in accepted),
         "twice in the log": sum(count > 1 for count in in_log.values()),
         "in the log": in_log.total(),
         "tips": max(miner.works[-1].tip for miner in miners),
-        "memory after warm-up, MB": round(max(samples[: warm + 1]), 1),
-        "memory at the end, MB": round(max(samples[-10:]), 1),
+        "memory after warm-up, MB": [round(sample, 1) for sample in warm],
+        "memory at the end, MB": [round(sample, 1) for sample in end],
         "bad clients": dict(sorted(site.counts.items())),
         "server": dict(sorted(counters.items())),
         "errors": broken,
-        "memory": [round(sample, 1) for sample in samples[:: max(1, len(samples) // 60)]],
+        "memory, MB": [round(sum(sample), 1) for sample in samples[:: max(1, len(samples) // 60)]],
     }
 
 
@@ -411,7 +408,7 @@ def problems(figures: dict[str, Any], *, is_quick: bool) -> list[str]:
     found += figures["errors"]
     if not figures["acknowledged"] or not figures["server"]:
         found.append("no share was acknowledged, or the server did not end in order")
-    growth = figures["memory at the end, MB"] - figures["memory after warm-up, MB"]
+    growth = sum(figures["memory at the end, MB"]) - sum(figures["memory after warm-up, MB"])
     if not is_quick and growth > MAX_GROWTH_MB:
         found.append(f"memory grew by {growth:.1f} MB after the warm-up, which is more than {MAX_GROWTH_MB}")
     return found

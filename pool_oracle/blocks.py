@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
 import stamina
 import structlog
 
-from pool_oracle.errors import BlockRejected, LedgerError, NodeError
+from pool_oracle.errors import BlockRejected, JobError, LedgerError, NodeError
 from pool_oracle.ledger.sharelog import ShareLog, now_micros
 from pool_oracle.logbook import FINAL_STATES, BlockState, FoundBlock, block_payload, block_state_payload
 from pool_oracle.node.source import NodeSource
+from pool_oracle.work.block import parse_block
 from pool_oracle.work.share import display
 
 COINBASE_MATURITY = 100
@@ -25,7 +27,12 @@ COINBASE_MATURITY = 100
 
 DISK_SECONDS = 0.25
 FOLLOW_SECONDS = 10.0
-RETRY_MAX_SECONDS = 30.0
+RETRY_MAX_SECONDS = 5.0
+"""A node that comes back gets its blocks as soon as this: for every second that they wait, others may find one."""
+
+
+_FILE_NAME = re.compile(r"([0-9]{9,10})-([0-9]{1,10})-([0-9]{1,10})-([0-9a-f]{64})\.block")
+"""Height, epoch, worker, hash."""
 
 log = structlog.get_logger("blocks")
 
@@ -64,7 +71,18 @@ class BlockKeeper:
     def _start(self, block: FoundBlock, raw: bytes, recorded: list[asyncio.Future[None]]) -> None:
         task = asyncio.create_task(self._hand_in(block, raw, recorded), name=f"block-{block.height}")
         self._submissions[block.hash] = task
-        task.add_done_callback(lambda _: self._submissions.pop(block.hash, None))
+        task.add_done_callback(lambda _: self._handed_in(block, task))
+
+    def _handed_in(self, block: FoundBlock, task: asyncio.Task[None]) -> None:
+        """A block is looked after from now on, and handed in again if it turns out that no node has it."""
+        del self._submissions[block.hash]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self.look_soon()
+        else:
+            log.error("block could not be handed in", hash=display(block.hash), problem=repr(error))
 
     # Handing in
 
@@ -88,7 +106,6 @@ class BlockKeeper:
             return
         if block.state is BlockState.SUBMITTED:
             self._set(block, BlockState.ACCEPTED, detail=", ".join(names))
-        self.look_soon()
 
     def _set(self, block: FoundBlock, state: BlockState, *, depth: int = 0, detail: str | None = None) -> None:
         """A block's new state, into memory, log and the operator's eyes. A new depth alone is no new state."""
@@ -120,6 +137,7 @@ class BlockKeeper:
 
     async def follow(self) -> None:
         """For ever: look after all blocks at every new tip, and every few seconds."""
+        await self._take_strays()
         while True:
             try:
                 await self.look()
@@ -174,7 +192,46 @@ class BlockKeeper:
     # Files
 
     def _raw_file(self, block: FoundBlock) -> Path:
-        return self._folder / f"{block.height:09d}-{display(block.hash)}.block"
+        """A block's file. Its name says what the block itself does not, in case the log loses its record."""
+        return self._folder / f"{block.height:09d}-{block.epoch}-{block.worker}-{display(block.hash)}.block"
+
+    async def _take_strays(self) -> None:
+        """Record blocks whose files are here and whose records are not: a crash came between, or the log failed."""
+        for block, raw in await asyncio.to_thread(self._strays):
+            log.error("the log has lost a block; its file is here", height=block.height, hash=display(block.hash))
+            try:
+                self._log.append_block(block_payload(block), block.worker)
+            except LedgerError as error:
+                log.error("block not recorded", hash=display(block.hash), problem=str(error))
+                await self._hand_in_unrecorded(block, raw)
+            else:
+                self.blocks.append(block)
+                self._by_hash[block.hash] = block
+
+    def _strays(self) -> list[tuple[FoundBlock, bytes]]:
+        """The blocks of files that the log does not know, with their bytes."""
+        found = []
+        for path in sorted(self._folder.glob("*.block")):
+            name = _FILE_NAME.fullmatch(path.name)
+            if name is None or bytes.fromhex(name[4])[::-1] in self._by_hash:
+                continue
+            try:
+                raw = path.read_bytes()
+                parsed = parse_block(raw)
+                seen = path.stat().st_mtime_ns // 1000
+            except (OSError, JobError) as error:
+                log.error("a block's file cannot be read", file=str(path), problem=str(error))
+                continue
+            coinbase = parsed.coinbase.serialize(with_witness=False)
+            found.append((FoundBlock(parsed.hash, int(name[1]), int(name[2]), coinbase, int(name[3]), seen), raw))
+        return [(block, raw) for block, raw in found if block.hash not in self._by_hash]
+
+    async def _hand_in_unrecorded(self, block: FoundBlock, raw: bytes) -> None:
+        """Once at each start: without a record there is nothing that could be followed."""
+        try:
+            await self._node.submit(raw)
+        except NodeError as error:
+            log.error("block could not be handed in", hash=display(block.hash), problem=str(error))
 
     def _save(self, block: FoundBlock, raw: bytes) -> None:
         """The raw block into its file, durably."""

@@ -294,20 +294,32 @@ class _Announcements:
         self._endpoint = endpoint
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
+        self._is_broken = False
 
     async def next_hash(self) -> bytes:
-        """The next block hash (internal order)."""
-        if self._socket is None:
-            self._context = zmq.asyncio.Context()
-            self._socket = self._context.socket(zmq.SUB)
-            self._socket.setsockopt(zmq.LINGER, 0)
-            self._socket.setsockopt(zmq.SUBSCRIBE, b"hashblock")
-            self._socket.connect(self._endpoint)
-        while True:
-            parts = await self._socket.recv_multipart()
+        """The next block hash (internal order); never, where the endpoint is none."""
+        if self._socket is None and not self._is_broken:
+            self._connect()
+        socket = self._socket
+        while socket is not None:
+            parts = await socket.recv_multipart()
             if len(parts) >= 2 and parts[0] == b"hashblock" and len(parts[1]) == 32:
                 return bytes(parts[1])[::-1]
             log.warning("a message that is no hashblock", endpoint=self._endpoint)
+        never: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        return await never
+
+    def _connect(self) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SUBSCRIBE, b"hashblock")
+        try:
+            self._socket.connect(self._endpoint)
+        except zmq.ZMQError as error:
+            log.error("no announcements of new tips", endpoint=self._endpoint, problem=str(error))
+            self.close()
+            self._is_broken = True
 
     def close(self) -> None:
         """Let go of the socket."""

@@ -128,6 +128,11 @@ class Litecoind:
         """The best block's hash, internal order."""
         return bytes.fromhex(self.rpc("getbestblockhash"))[::-1]
 
+    @property
+    def working_on(self) -> list[str]:
+        """The calls that the node has not answered yet."""
+        return [call["method"] for call in self.rpc("getrpcinfo")["active_commands"]]
+
     def generate(self, count: int) -> None:
         """Let the node mine blocks of its own, to a key of the tests."""
         address = self.rpc("decodescript", Lock.P2WPKH.value.hex())["addresses"][0]

@@ -663,6 +663,27 @@ def test_a_node_without_long_polls_is_asked_for_its_tip(
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("endpoint", ["tcp://nonsense", "nothing", "tcp://127.0.0.1:{port}"])
+def test_an_endpoint_for_announcements_that_is_none_is_reported_and_the_long_poll_does_its_work(
+    relay: OpenRelay, network: LitecoinNetwork, tmp_path: Path, endpoint: str
+) -> None:
+    first, second = network.nodes
+    is_wrong = "{port}" not in endpoint
+    endpoint = endpoint.format(port=free_port())
+
+    async def work() -> None:
+        async with relay() as r:
+            with capture_logs() as log:
+                async with pool_on(tmp_path, r.source(zmq_hashblock=endpoint)) as rig:
+                    for _ in range(3):
+                        second.generate(1)
+                        network.sync()
+                        await rig.job_on(first.tip)
+            assert [e["endpoint"] for e in log if e["log_level"] == "error"] == [endpoint] * is_wrong
+
+    asyncio.run(work())
+
+
 # The operator's own look
 
 

@@ -395,6 +395,33 @@ def test_a_killed_node_is_replaced_by_the_other_and_taken_back_when_it_returns(
     asyncio.run(work())
 
 
+def test_a_node_that_stays_behind_is_left_for_the_other_until_it_has_caught_up(
+    network: LitecoinNetwork, tmp_path: Path
+) -> None:
+    first, second, _ = network.nodes
+
+    async def work() -> None:
+        group = NodeGroup([first.source("first"), second.source("second")], look_seconds=0.1)
+        async with guarded(), pool_on(tmp_path, group) as rig:
+            # It would give no template without a peer; but this long poll it has taken.
+            await until(lambda: "getblocktemplate" in first.working_on, "the long poll")
+            network.cut(first)
+            behind = rig.job.stratum.prev_hash
+            second.generate(1)
+            await asyncio.sleep(0.5)  # one block may well be on its way
+            assert group.active.name == "first"
+            assert rig.job.stratum.prev_hash == behind
+            second.generate(1)
+            await rig.job_on(second.tip)
+            assert group.active.name == "second"
+            network.connect()
+            await until(lambda: group.active.name == "first", "the first node to be used again")
+            second.generate(1)
+            await rig.job_on(second.tip)
+
+    asyncio.run(work())
+
+
 @pytest.fixture
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "RETRY_MAX_SECONDS", 0.2)

@@ -32,6 +32,7 @@ from tests.integration.litecoin import (
     hash_of,
     mined,
     pool_on,
+    until,
 )
 from tests.integration.spends import Lock, coins_of, spend
 
@@ -294,7 +295,7 @@ def test_new_fees_give_a_job_that_is_not_clean(
         async with asyncio.timeout(2 * GUARD_SECONDS), pool_on(tmp_path, node.source()) as rig:
             before = rig.solve()
             tx = spend([coin], [Lock.P2WPKH], fee=44_000)
-            await asyncio.sleep(0.5)  # the long poll is open
+            await until(lambda: "getblocktemplate" in node.working_on, "the long poll")
             node.rpc("sendrawtransaction", tx.serialize().hex())
             while len(rig.heard) == 1:
                 await asyncio.sleep(0.1)

@@ -184,6 +184,18 @@ def test_a_reply_that_is_no_object_is_refused(reply):
         template_from_gbt(reply, BITCOIN)
 
 
+def test_templates_of_one_tip_share_what_they_have_in_common():
+    known = {}
+    first, second = (template_from_gbt(REPLY, BITCOIN, known) for _ in range(2))
+    assert first == second == read()
+    assert all(one is other for one, other in zip(first.transactions, second.transactions, strict=True))
+    template_from_gbt({**REPLY, "transactions": REPLY["transactions"][1:]}, BITCOIN, known)
+    assert set(known) == {display(tx.txid) for tx in TRANSACTIONS[1:]}
+    with pytest.raises(JobError):
+        template_from_gbt({**REPLY, "transactions": [{"data": "00"}]}, BITCOIN, known)
+    assert template_from_gbt(REPLY, BITCOIN, known) == first
+
+
 # Rules
 
 
