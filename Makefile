@@ -90,11 +90,21 @@ bench-stratum: setup ## Measure the stratum server: shares a second, latency, me
 bench-vardiff: setup ## Simulate vardiff: how fast it converges, how still it stands
 	@$(BIN)/python bench/vardiff.py
 
+.PHONY: simulate
+simulate: setup ## Years of a pool under each payout scheme, with a hopper; writes docs/plots
+	@$(BIN)/python bench/simulate.py
+
+.PHONY: soak
+soak: setup ## Ten minutes of good miners beside bad ones
+	@$(BIN)/python bench/soak.py --seconds 600
+
 .PHONY: campaigns-quick
 campaigns-quick: setup ## The short form of every bench and campaign, as CI runs it
 	@$(BIN)/python bench/jobs.py --quick
 	@$(BIN)/python bench/vardiff.py --quick
 	@$(BIN)/python bench/stratum.py --quick
+	@$(BIN)/python bench/soak.py --quick
+	@$(BIN)/python bench/simulate.py --quick
 
 .PHONY: invariants
 invariants: setup ## The attack campaign on the contracts, 50 times deeper than in the tests (an hour or more)
