@@ -39,8 +39,8 @@ COINBASE_TAG = b"/pool_oracle/"
 EXTRANONCE1_SIZE = 4
 EXTRANONCE2_SIZES = range(4, 9)
 """How many bytes of extranonce2 a pool may leave to miners: a rental proxy needs four."""
-JOB_SECONDS = 60
-"""How old a job's time may get before miners are given a new one."""
+JOB_SECONDS = 75
+"""How old a job may get before miners are given a new one: a little more than a node waits to tell of higher fees."""
 
 NODE_RETRY_SECONDS = 1.0
 

@@ -22,6 +22,9 @@ MAX_REPLY_BYTES = 16 << 20
 
 ALLOWED_AUTH_TRIES = 2
 
+CANCEL_SECONDS = 0.1
+"""How long a call that nobody waits for goes on: httpx loses a connection that is given up while it is made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -63,6 +66,7 @@ class JsonRpc:
         self._login = login
         self._auth: tuple[str, str] | None = None
         self._next_id = 0
+        self._exchanges: set[asyncio.Task[Any]] = set()
         # No proxy, no redirect: credentials go to the configured host and nowhere else. Each call has its own limit.
         self._http = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None))
 
@@ -71,6 +75,21 @@ class JsonRpc:
 
         Raises NodeRefused with the node's own error, NodeError for everything else.
         """
+        exchange = asyncio.create_task(self._exchange(method, params, seconds))
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._exchanged)
+        try:
+            return await asyncio.shield(exchange)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(CANCEL_SECONDS, exchange.cancel)
+            raise
+
+    def _exchanged(self, exchange: asyncio.Task[Any]) -> None:
+        self._exchanges.discard(exchange)
+        if not exchange.cancelled():
+            exchange.exception()  # seen, if nobody waits for it any more
+
+    async def _exchange(self, method: str, params: tuple[Any, ...], seconds: float | None) -> Any:
         self._next_id += 1
         request = {"jsonrpc": "1.0", "id": self._next_id, "method": method, "params": params}
         try:
@@ -133,6 +152,11 @@ class JsonRpc:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._exchanges:
+            _, late = await asyncio.wait(self._exchanges, timeout=CANCEL_SECONDS)
+            for exchange in late:
+                exchange.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         await self._http.aclose()
 
 

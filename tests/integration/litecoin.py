@@ -22,7 +22,7 @@ import pytest
 
 from pool_oracle.chain.anvil import free_port
 from pool_oracle.hashes import sha256d
-from pool_oracle.judge import Submission
+from pool_oracle.judge import LiveJob, Submission
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.logbook import BlockState, FoundBlock
 from pool_oracle.networks import Network, network_named
@@ -255,7 +255,6 @@ class Relay:
         self.answers: dict[str, Answer] = {}
         """What to do with calls of a method instead of passing them on; "*" is for all others."""
         self._node = node
-        self._http = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None))
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Relay:
@@ -269,7 +268,6 @@ class Relay:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
-        await self._http.aclose()
 
     def source(self, name: str | None = "bad", **settings: Any) -> CoreNode:
         """The pool's view of the node behind this relay."""
@@ -316,11 +314,16 @@ class Relay:
         await send(writer, body, status=status)
 
     async def _forward(self, request: dict[str, Any]) -> tuple[int, bytes]:
-        call = {name: request[name] for name in ("id", "method", "params")}
-        reply = await self._http.post(
-            self._node.url, json=call, headers={"Authorization": request["authorization"], "Connection": "close"}
-        )
-        return reply.status_code, reply.content
+        """Status and body of the node's own answer."""
+        body = msgspec.json.encode({name: request[name] for name in ("id", "method", "params")})
+        fields = f"POST / HTTP/1.1\r\nHost: node\r\nConnection: close\r\nAuthorization: {request['authorization']}\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._node.rpc_port)
+        try:
+            writer.write(f"{fields}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            return int(head.split()[1]), body
+        finally:
+            writer.close()
 
 
 async def send(writer: asyncio.StreamWriter, body: bytes, *, status: int = 200, size: int | None = None) -> None:
@@ -369,18 +372,17 @@ class PoolOn:
             stale_grace=grace,
             emulated_target=emulated_target,
         )
-        self.heard: list[tuple[Job, bool]] = []
+        self.heard: list[tuple[LiveJob, bool]] = []
         """Jobs in the order in which miners got them, and whether they were clean."""
         self.pool.on_job.append(lambda job, clean: self.heard.append((job, clean)))
         self._network = network
         self._nonces = itertools.count()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, *, follow: bool = True) -> None:
+    async def start(self) -> None:
         """Give the pool a commitment, and with it a first job; then follow node and blocks."""
         await self.pool.set_commitment(Commitment(0, bytes(32), Lock.P2WPKH.value))
-        if follow:
-            self.follow()
+        self.follow()
 
     def follow(self) -> None:
         self._tasks.append(asyncio.create_task(self.pool.follow_node()))

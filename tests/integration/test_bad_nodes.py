@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import socket
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -205,10 +207,10 @@ def test_a_reply_that_is_no_answer_is_an_error_that_names_the_node_and_the_probl
     asyncio.run(work())
 
 
-def test_the_longest_reply_that_is_let_in_is_longer_than_any_template(relay: OpenRelay) -> None:
-    """Four million bytes of transactions in hex, each with two hashes and the names of its fields."""
-    biggest = 4_000_000 * 2 + 4_000_000 // 60 * 300
-    assert biggest > MAX_REPLY_BYTES // 2
+def test_the_longest_template_of_an_honest_node_is_let_in(relay: OpenRelay) -> None:
+    """Its transactions in hex, and for each of the smallest of them 300 bytes of names and hashes."""
+    longest = 4_000_000 * 2 + 4_000_000 // (4 * 60) * 300
+    assert longest < MAX_REPLY_BYTES
 
     async def work() -> None:
         async with relay() as r, opened(r.source()) as source:
@@ -299,6 +301,23 @@ def test_a_port_that_takes_connections_and_never_answers_is_given_up(node: Litec
                 assert "was not answered within 0.5 s" in await problem_of(source.check())
 
     asyncio.run(work())
+
+
+def test_calls_that_are_given_up_leave_no_connection_behind(node: Litecoind) -> None:
+    async def work() -> None:
+        async with opened(node.source()) as source:
+            for turns in range(200):
+                call = asyncio.create_task(source.tip())
+                for _ in range(turns % 50):
+                    await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        asyncio.run(work())
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []
 
 
 # The wrong node
@@ -428,7 +447,7 @@ def test_each_field_that_a_template_lacks_is_named(relay: OpenRelay) -> None:
     asyncio.run(work())
 
 
-WEIRD = [
+WEIRD: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 10**30, -(10**30), "", "zz", "00", "ab" * 32, "x" * 5000, "\n\x1b"),
     *([], {}, [[]], {"": None}, ["ab" * 32], {"blocks": 1}, {"confirmations": []}, {"longpollid": [], "rules": 1}),
 ]

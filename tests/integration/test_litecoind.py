@@ -87,13 +87,21 @@ def send(node: Litecoind, *transactions: Transaction) -> None:
 
 
 def subsidy(node: Litecoind) -> int:
-    return 50 * 10**8 >> (node.rpc("getblockcount") + 1) // 150
+    return 50 * 10**8 >> (int(node.rpc("getblockcount")) + 1) // 150
 
 
 @contextlib.asynccontextmanager
 async def guarded() -> AsyncIterator[None]:
     async with asyncio.timeout(2 * GUARD_SECONDS):
         yield
+
+
+def test_a_missing_litecoind_fails_a_test_and_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.fail.Exception, match="apt-get install litecoind"):
+        Litecoind(tmp_path)
 
 
 # Transactions
