@@ -294,24 +294,35 @@ class Session(asyncio.Protocol):
                 self.misbehaved(flood, now)
 
     def _explain(self, line: bytes, error: Exception, now: int) -> None:
-        """Answer a line that is wrong in form, or that the pool could not handle."""
+        """Answer a line that is wrong in form, or that the pool could not handle.
+
+        No error passes through here while a variable names it: each would hold the other, and with it the connection,
+        until the garbage collector comes by.
+        """
         if not line.strip():
             return
-        request = Request()
         try:
             request = parse_request(line)
-            raise error
-        except PayeeError as problem:
-            log.info("worker refused", peer=self.peer, agent=self.agent, why=str(problem))
-            self._send_refusal(request, 24, str(problem))
-        except LedgerError as problem:
-            log.error("share not accepted", problem=str(problem))
-            self._send_refusal(request, 20, "the pool cannot write its share log; try again later")
         except InputError as problem:
-            self._send_refusal(request, 20, str(problem))
-            self._bad_lines += not request.method
-            if self._bad_lines >= self._server.limits.max_malformed_lines:
-                self.misbehaved(f"{self._bad_lines} lines that are no stratum", now)
+            self._refuse_request(Request(), str(problem), now)
+            return
+        if isinstance(error, PayeeError):
+            log.info("worker refused", peer=self.peer, agent=self.agent, why=str(error))
+            self._send_refusal(request, 24, str(error))
+        elif isinstance(error, LedgerError):
+            log.error("share not accepted", problem=str(error))
+            self._send_refusal(request, 20, "the pool cannot write its share log; try again later")
+        elif isinstance(error, InputError):
+            self._refuse_request(request, str(error), now)
+        else:
+            raise error
+
+    def _refuse_request(self, request: Request, reason: str, now: int) -> None:
+        """Refuse a wrong request; whoever sends too many that have not even a method is cut off."""
+        self._send_refusal(request, 20, reason)
+        self._bad_lines += not request.method
+        if self._bad_lines >= self._server.limits.max_malformed_lines:
+            self.misbehaved(f"{self._bad_lines} lines that are no stratum", now)
 
     def _send_refusal(self, request: Request, code: int, reason: str) -> None:
         """A share, or what is no request at all, is refused even where it has no id to answer to."""

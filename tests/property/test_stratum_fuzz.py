@@ -7,6 +7,7 @@ answered with true, a neighbour notices nothing.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -39,6 +40,8 @@ def _load_target() -> ModuleType:
 
 
 target = _load_target()
+PATIENT = settings(max_examples=100, suppress_health_check=(HealthCheck.too_slow,))
+"""Inputs are large, and the machine may be busy."""
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +171,7 @@ def test_any_bytes_at_all_do_no_harm(opening: bytes, data: bytes, size: int) -> 
 
 
 @given(openings, st.lists(streams | st.sampled_from(["job", "tip", "stored", "lost"]), max_size=8))
-@settings(max_examples=200)
+@PATIENT
 def test_whatever_is_said_each_request_is_answered_once_and_the_log_has_what_was_answered_with_true(
     opening: bytes, steps: list[bytes | str]
 ) -> None:
@@ -176,6 +179,7 @@ def test_whatever_is_said_each_request_is_answered_once_and_the_log_has_what_was
 
 
 @given(st.lists(st.tuples(submits, st.booleans()), min_size=1, max_size=30))
+@PATIENT
 def test_shares_good_and_bad_repeated_and_pipelined_are_counted_once(lines: list[tuple[bytes, bool]]) -> None:
     stream = b"".join((text + b"\n") * (1 + is_repeated) for text, is_repeated in lines)
     sandbox = play([target.HANDSHAKE, stream])
@@ -188,7 +192,7 @@ def test_shares_good_and_bad_repeated_and_pipelined_are_counted_once(lines: list
 @pytest.mark.parametrize("method", target.METHODS)
 def test_no_method_stumbles_over_parameters_of_the_wrong_type(method: str) -> None:
     @given(st.lists(st.builds(line, id=ids, method=st.just(method), params=st.lists(values, max_size=7) | values)))
-    @settings(max_examples=50)
+    @settings(PATIENT, max_examples=30)
     def run(lines: list[bytes]) -> None:
         play([target.HANDSHAKE, b"\n".join([*lines, b""])])
 
@@ -196,6 +200,7 @@ def test_no_method_stumbles_over_parameters_of_the_wrong_type(method: str) -> No
 
 
 @given(openings, streams, st.lists(st.integers(0, 5000), max_size=10))
+@PATIENT
 def test_answers_do_not_depend_on_how_the_bytes_are_cut(opening: bytes, stream: bytes, places: list[int]) -> None:
     stream = opening + stream
     cuts = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
@@ -217,6 +222,7 @@ PROXY_HEADERS = [
 
 
 @given(st.sampled_from(PROXY_HEADERS), streams, st.integers(0, 40))
+@PATIENT
 def test_a_proxy_header_may_come_in_pieces(announcement: bytes, stream: bytes, size: int) -> None:
     options = {"proxies": ("203.0.113.0/24",), "announcement": announcement}
     sandbox = play(target.cut(announcement + target.HANDSHAKE + stream, size), **options)
@@ -289,6 +295,33 @@ def test_a_connection_that_has_ended_before_it_is_accepted_is_turned_away(proxie
     assert not transport.is_open
     assert sandbox.server.counters.turned_away == 1
     session.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"x",
+        line(id=1),
+        line(id=1, method="mining.nothing"),
+        line(id=1, method="mining.authorize", params=["nobody"]),
+        line(id=1, method="mining.suggest_target", params=["zz"]),
+        target.SUBMIT.strip(),
+    ],
+)
+def test_a_wrong_line_leaves_nothing_for_the_garbage_collector(wrong: bytes) -> None:
+    async def work() -> int:
+        sandbox = target.Sandbox()
+        sandbox.session.data_received(target.HANDSHAKE)
+        sandbox.desk.settle(stored=False)
+        gc.collect()
+        sandbox.session.data_received(wrong + b"\n")
+        return gc.collect()
+
+    gc.disable()
+    try:
+        assert asyncio.run(work()) == 0, "garbage in cycles holds the connection and all it was sent, for minutes"
+    finally:
+        gc.enable()
 
 
 def test_a_connection_that_ends_while_it_must_wait_leaves_no_timer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
