@@ -311,7 +311,10 @@ def _instrument(modules: Iterable[types.ModuleType], instrument: Callable[[Any],
 
 def fuzz(seconds: int) -> None:
     """Fuzz for so long; ends the process, with status 77 if an input breaks a rule."""
-    import atheris
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("atheris is missing: pip install atheris (it has wheels for Linux on x86-64 only)")
 
     _instrument((session, server, messages, limits, users, judge, wire), atheris.instrument_func)
     loop = asyncio.new_event_loop()
