@@ -43,6 +43,10 @@ audit_app = typer.Typer(help="Recompute what the pool published.", no_args_is_he
 app.add_typer(tree_app, name="tree")
 app.add_typer(share_app, name="share")
 app.add_typer(audit_app, name="audit")
+ledger_app = typer.Typer(
+    help="The share log: check it, index it anew, export it.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(ledger_app, name="ledger")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
 Lines = Annotated[
@@ -207,6 +211,46 @@ def audit_epoch(
     _print(value, as_json, f"{text}\n{summary}" if text else summary)
     if not report.passed:
         raise typer.Exit(EXIT_NOT_SO)
+
+
+@ledger_app.command("verify")
+def ledger_verify(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Read the whole share log by its rules, and compare its closes with the published bundles."""
+    from pool_oracle.config import load_config
+    from pool_oracle.ledger_commands import run_verify
+
+    settings = load_config(config)
+    report = run_verify(settings.shares, settings.log_rules, settings.bundles)
+    _print(report.to_json(), as_json, str(report))
+    if not report.passed:
+        raise typer.Exit(EXIT_NOT_SO)
+
+
+@ledger_app.command("rebuild")
+def ledger_rebuild(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Drop the SQL index and fill it from the share log."""
+    from pool_oracle.config import load_config
+    from pool_oracle.ledger_commands import run_rebuild
+
+    settings = load_config(config)
+    facts = run_rebuild(settings.shares, settings.log_rules, settings.index_url)
+    _print(facts, as_json, _facts(facts))
+
+
+@ledger_app.command("export")
+def ledger_export(
+    folder: Annotated[Path, typer.Argument(help="Where the files go; what is there and unchanged stays.")],
+    packed: Annotated[bool, typer.Option("--packed", help="Also every sealed segment, packed with zstd.")] = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Write shares, epochs and leaves as Parquet files, for DuckDB, polars or pandas."""
+    from pool_oracle.config import load_config
+    from pool_oracle.ledger_commands import run_export
+
+    settings = load_config(config)
+    facts = run_export(settings.shares, settings.log_rules, folder, packed=packed)
+    _print(facts, as_json, _facts(facts))
 
 
 # Helpers

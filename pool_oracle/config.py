@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pool_oracle.errors import ConfigError, InputError, PayeeError, TargetError
+from pool_oracle.ledger.index.reading import Rules
 from pool_oracle.networks import Network, network_named
 from pool_oracle.node.jsonrpc import Login
 from pool_oracle.node.opening import EMBEDDED_NETWORK, NodeSettings
@@ -34,6 +35,7 @@ from pool_oracle.work.targets import difficulty_to_target
 DEFAULT_PATH = Path("pool-oracle.toml")
 ROUTES = ("flyover", "deposit")
 _DIFFICULTY = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?(e[+-]?[0-9]{1,2})?|[0-9]{1,40}/[0-9]{1,40}", re.IGNORECASE)
+INDEX_URL_VARIABLE = "POOL_ORACLE_INDEX_URL"
 KEY_FILE_VARIABLE = "POOL_ORACLE_OPERATOR_KEY_FILE"
 
 EXAMPLE = """\
@@ -102,6 +104,10 @@ operator_key_file = "operator.key"
 # host = "127.0.0.1"
 # port = 8080
 
+# Where the SQL index is kept; a file in the data folder where nothing is said. A password belongs in ~/.pgpass.
+#   [index]
+#   url = "postgresql://pool@host/pool"
+
 # Nodes of the network, in order of preference (docs/operator.md). Templates come from the first that works, found
 # blocks go to all of them. Each is a section of its own; log in by the cookie file, or by user and password_file.
 #   [[node]]
@@ -169,6 +175,12 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8080
 
 
+class IndexSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[index]."""
+
+    url: str = ""
+
+
 class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[[node]]."""
 
@@ -189,6 +201,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: ChainSection
     api: ApiSection = msgspec.field(default_factory=ApiSection)
     node: tuple[NodeSection, ...] = ()
+    index: IndexSection = msgspec.field(default_factory=IndexSection)
 
     @property
     def network(self) -> Network:
@@ -199,6 +212,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def data(self) -> Path:
         """The data folder."""
         return Path(self.pool.data)
+
+    @property
+    def shares(self) -> Path:
+        """The share log's folder."""
+        return self.data / "shares"
+
+    @property
+    def bundles(self) -> Path:
+        """The folder of the published bundles."""
+        return self.data / "bundles"
+
+    @property
+    def log_rules(self) -> Rules:
+        """What the share log is read by."""
+        return Rules(self.policy.window, self.emulated_target)
+
+    @property
+    def index_url(self) -> str:
+        """Where the SQL index is: the environment's, else the file's, else a file in the data folder."""
+        return os.environ.get(INDEX_URL_VARIABLE) or self.index.url or f"sqlite:///{self.data / 'index.sqlite'}"
 
     @property
     def nodes(self) -> tuple[NodeSettings, ...]:
