@@ -98,12 +98,23 @@ simulate: setup ## Years of a pool under each payout scheme, with a hopper; writ
 soak: setup ## Ten minutes of good miners beside bad ones
 	@$(BIN)/python bench/soak.py --seconds 600
 
+# atheris has wheels for Linux on x86-64 only, so it is not in the environment that everybody has.
+build/fuzz/.ready: requirements-fuzz.lock $(VENV)/.ready
+	@rm -rf build/fuzz
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --target build/fuzz -r requirements-fuzz.lock
+	@touch $@
+
+.PHONY: fuzz-stratum
+fuzz-stratum: setup build/fuzz/.ready ## Ten minutes of atheris on the stratum sessions (x86-64 Linux)
+	@PYTHONPATH=build/fuzz $(BIN)/python bench/fuzz_stratum.py --seconds 600
+
 .PHONY: campaigns-quick
-campaigns-quick: setup ## The short form of every bench and campaign, as CI runs it
+campaigns-quick: setup build/fuzz/.ready ## The short form of every bench and campaign, as CI runs it
 	@$(BIN)/python bench/jobs.py --quick
 	@$(BIN)/python bench/vardiff.py --quick
 	@$(BIN)/python bench/stratum.py --quick
 	@$(BIN)/python bench/soak.py --quick
+	@PYTHONPATH=build/fuzz $(BIN)/python bench/fuzz_stratum.py --seconds 15
 	@$(BIN)/python bench/simulate.py --quick
 
 .PHONY: invariants
@@ -123,6 +134,7 @@ format: $(VENV)/.ready ## Format the Python sources
 lock: ## Renew the lock files (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --all-extras pyproject.toml -o requirements.lock
 	@uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes requirements-analysis.in -o requirements-analysis.lock
+	@uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes requirements-fuzz.in -o requirements-fuzz.lock
 	@npm install --package-lock-only --silent
 
 .PHONY: clean

@@ -1,6 +1,6 @@
 """A stratum session fed with whatever a fuzzer thinks of: atheris here, hypothesis in tests/property.
 
-    python bench/fuzz_stratum.py [--seconds N] [--input FILE]     needs atheris; the corpus is kept in memory only
+    make fuzz-stratum     or python bench/fuzz_stratum.py [--seconds N] [--input FILE] where atheris is installed
 
 `Sandbox` is the target: real sessions on a real judge, without sockets, disk or clock; it raises `Broken` when a rule
 does not hold. An input's first byte says how the connection stands and how the rest of the input is cut into chunks.
@@ -26,13 +26,14 @@ from msgspec import UNSET
 
 from pool_oracle import judge, wire
 from pool_oracle.errors import InputError, LedgerError
-from pool_oracle.judge import Judge, LiveJob, Submission
+from pool_oracle.judge import Judge, LiveJob, Submission, Worker
 from pool_oracle.logs import configure_logs
 from pool_oracle.networks import network_named
-from pool_oracle.stratum import limits, messages, server, session, users
+from pool_oracle.stratum import connection, given, limits, messages, requests, server, session, users
 from pool_oracle.stratum.desk import Extranonces
 from pool_oracle.stratum.limits import LimitSettings
 from pool_oracle.stratum.messages import REPEATS, parse_request, short_id
+from pool_oracle.stratum.requests import HANDLERS
 from pool_oracle.stratum.server import StratumServer
 from pool_oracle.stratum.session import Session
 from pool_oracle.stratum.settings import StratumSettings
@@ -77,8 +78,7 @@ class FuzzDesk:
         """With a job of a tip that is gone (number 1) and one of the present tip (number 2)."""
         self.judge = Judge(self.network, 0, lambda *_: None)
         self.log: list[bytes] = []
-        self.refused: Counter[int] = Counter()
-        self._workers: dict[tuple[Payee, str], int] = {}
+        self.refused: Counter[tuple[Payee, str]] = Counter()
         self._listeners: list[Callable[[LiveJob, bool], None]] = []
         self._group: asyncio.Future[None] | None = None
         self._shares: list[bytes] = []
@@ -86,9 +86,6 @@ class FuzzDesk:
         self._number = self._tip = 0
         self.new_job(clean=True)
         self.new_job(clean=True)
-
-    def worker(self, payee: Payee, name: str) -> int:
-        return self._workers.setdefault((payee, name), len(self._workers))
 
     def submit(self, submission: Submission) -> asyncio.Future[None]:
         digest = self.judge.judge(submission)
@@ -99,8 +96,8 @@ class FuzzDesk:
             self._group = asyncio.get_running_loop().create_future()
         return self._group
 
-    def refuse(self, worker: int) -> None:
-        self.refused[worker] += 1
+    def refuse(self, worker: Worker) -> None:
+        self.refused[worker.payee, worker.name] += 1
 
     def on_job(self, listener: Callable[[LiveJob, bool], None]) -> None:
         self._listeners.append(listener)
@@ -291,7 +288,7 @@ def play_input(data: bytes, loop: asyncio.AbstractEventLoop) -> None:
 
 # The campaign
 
-METHODS = [*Session._handlers, "mining.submit"]
+METHODS = [*HANDLERS, "mining.submit"]
 TOKENS = [
     *METHODS,
     *("id", "method", "params", "result", "error", "null", "true", "NaN", "version-rolling", "version-rolling.mask"),
@@ -314,9 +311,11 @@ def fuzz(seconds: int) -> None:
     try:
         import atheris
     except ImportError:
-        sys.exit("atheris is missing: pip install atheris (it has wheels for Linux on x86-64 only)")
+        sys.exit("atheris is missing: 'make fuzz-stratum' installs it (it has wheels for Linux on x86-64 only)")
 
-    _instrument((session, server, messages, limits, users, judge, wire), atheris.instrument_func)
+    _instrument(
+        (connection, session, requests, given, server, messages, limits, users, judge, wire), atheris.instrument_func
+    )
     loop = asyncio.new_event_loop()
     with tempfile.TemporaryDirectory() as folder:
         seeds, words = Path(folder) / "seeds", Path(folder) / "words"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pool_oracle.errors import ShareRefused
 from pool_oracle.networks import Network
 from pool_oracle.payout.window import share_unit
+from pool_oracle.units import Payee
 from pool_oracle.work.merkle import fold_branch
 from pool_oracle.work.share import StratumJob, pack_header
 from pool_oracle.work.targets import nbits_to_target
@@ -83,6 +84,10 @@ class LiveJob:
             self._terms[share_bits] = terms
         return terms
 
+    def forget_terms(self) -> None:
+        """No share can come for it any more: what it and its terms hold of each other would wait for a collector."""
+        self._terms.clear()
+
     def merkle_root(self, extranonce1: bytes, extranonce2: bytes) -> bytes:
         """The header's merkle root for these extranonces."""
         coinbase = b"".join((self.stratum.coinb1, extranonce1, extranonce2, self.stratum.coinb2))
@@ -98,6 +103,21 @@ class JobTerms(NamedTuple):
     unit: int
 
 
+class Worker:
+    """A worker as one connection knows it. `number` is the pool's, -1 until a share of it was accepted there.
+
+    Whoever only signs in, or sends shares that do not count, leaves nothing behind.
+    """
+
+    __slots__ = ("name", "number", "payee")
+
+    def __init__(self, payee: Payee, name: str, number: int = -1) -> None:
+        """A payee's worker."""
+        self.payee = payee
+        self.name = name
+        self.number = number
+
+
 class Submission(NamedTuple):
     """A miner's answer to a job, parsed but not judged.
 
@@ -105,7 +125,7 @@ class Submission(NamedTuple):
     """
 
     terms: JobTerms
-    worker: int
+    worker: Worker
     extranonce1: bytes
     extranonce2: bytes
     ntime: int
@@ -152,6 +172,8 @@ class Judge:
         if stratum.prev_hash != self._tip:
             kept = {i: job for i, job in self._jobs.items() if job.stratum.prev_hash == self._tip}
             forgotten = [i for i in self._jobs if i not in kept]
+            for i in forgotten:
+                self._jobs[i].forget_terms()
             self._jobs = kept
             self._tip_before, self._tip = self._tip, stratum.prev_hash
             self._tip_since = time.monotonic()

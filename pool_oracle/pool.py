@@ -15,7 +15,7 @@ import structlog
 
 from pool_oracle.blocks import BlockKeeper
 from pool_oracle.errors import InputError, JobError, NodeError, ShareRefused
-from pool_oracle.judge import JobTerms, Judge, LiveJob, Submission
+from pool_oracle.judge import JobTerms, Judge, LiveJob, Submission, Worker
 from pool_oracle.ledger.sharelog import ShareLog, now_micros
 from pool_oracle.logbook import (
     EpochClose,
@@ -204,6 +204,18 @@ class Pool:
             self._register(number, payee, name)
         return number
 
+    def number_of(self, worker: Worker) -> int:
+        """The number of a connection's worker, registering it when it is new."""
+        if worker.number < 0:
+            worker.number = self.worker(worker.payee, worker.name)
+        return worker.number
+
+    def refuse(self, worker: Worker) -> None:
+        """Count a refused share, if its worker is registered."""
+        number = self._workers.get((worker.payee, worker.name))
+        if number is not None:
+            self.workers[number].refused += 1
+
     def _register(self, number: int, payee: Payee, name: str) -> None:
         self.workers[number] = WorkerStats(payee, name)
         self._next_worker = max(self._next_worker, number + 1)
@@ -216,15 +228,15 @@ class Pool:
 
         Raises ShareRefused. A header that meets the network target goes to the node before anything else is decided.
         """
-        stats = self.workers[submission.worker]
         try:
             self.judge.judge(submission)
         except ShareRefused:
-            stats.refused += 1
+            self.refuse(submission.worker)
             raise
         terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
-        done = self.accept(terms, worker, extranonce1, extranonce2, ntime, nonce, version)
-        stats.accepted += 1
+        number = worker.number if worker.number >= 0 else self.number_of(worker)
+        done = self.accept(terms, number, extranonce1, extranonce2, ntime, nonce, version)
+        self.workers[number].accepted += 1
         return done
 
     def accept(
@@ -293,5 +305,7 @@ class Pool:
             return
         coinbase = job.stratum.coinbase(submission.extranonce1, submission.extranonce2)
         raw = assemble_block(header, coinbase, job.template)
-        found = FoundBlock(block_hash, job.template.height, job.epoch, coinbase, submission.worker, now_micros())
+        found = FoundBlock(
+            block_hash, job.template.height, job.epoch, coinbase, self.number_of(submission.worker), now_micros()
+        )
         self.block_keeper.take(found, raw)

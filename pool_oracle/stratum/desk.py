@@ -7,10 +7,9 @@ import secrets
 from collections.abc import Callable
 from typing import Protocol
 
-from pool_oracle.judge import Judge, LiveJob, Submission
+from pool_oracle.judge import Judge, LiveJob, Submission, Worker
 from pool_oracle.networks import Network
 from pool_oracle.pool import EXTRANONCE1_SIZE, Pool
-from pool_oracle.units import Payee
 
 
 class Desk(Protocol):
@@ -20,13 +19,13 @@ class Desk(Protocol):
     judge: Judge
     extranonce2_size: int
 
-    def worker(self, payee: Payee, name: str) -> int:
-        """The number of a payee's worker, registering it when it is new."""
-
     def submit(self, submission: Submission) -> asyncio.Future[None]:
-        """Judge a share; the future is done when it is on disk. Raises ShareRefused, LedgerError."""
+        """Judge a share; the future is done when it is on disk. Raises ShareRefused, LedgerError.
 
-    def refuse(self, worker: int) -> None:
+        A worker is registered with its first share that counts.
+        """
+
+    def refuse(self, worker: Worker) -> None:
         """Count a share that was refused before it could be judged."""
 
     def on_job(self, listener: Callable[[LiveJob, bool], None]) -> None:
@@ -74,12 +73,8 @@ class LocalDesk:
         self.network = pool.network
         self.judge = pool.judge
         self.extranonce2_size = pool.extranonce2_size
-        self.worker = pool.worker
         self.submit = pool.submit
-
-    def refuse(self, worker: int) -> None:
-        """See Desk."""
-        self._pool.workers[worker].refused += 1
+        self.refuse = pool.refuse
 
     def on_job(self, listener: Callable[[LiveJob, bool], None]) -> None:
         """See Desk."""

@@ -10,6 +10,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ import msgspec
 import structlog
 
 from pool_oracle.errors import ConfigError, LedgerError, SetupError
-from pool_oracle.judge import JobTerms, LiveJob, Submission
+from pool_oracle.judge import JobTerms, LiveJob, Submission, Worker
 from pool_oracle.pool import Pool
 from pool_oracle.processes import start_child, stop_child
 from pool_oracle.stratum import pipe as wire
@@ -27,6 +28,8 @@ from pool_oracle.units import Payee
 
 START_SECONDS = 30.0
 RESTART_SECONDS = 1.0
+SILENCE_SECONDS = 30.0
+"""A process that has said nothing for so long hangs: it tells its counters every two seconds."""
 
 log = structlog.get_logger("stratum")
 
@@ -43,6 +46,7 @@ class _Member:
     workers: dict[int, int] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     groups: int = 0
+    heard: float = field(default_factory=time.monotonic)
 
 
 class StratumFleet:
@@ -72,6 +76,7 @@ class StratumFleet:
         for number in range(self._count):
             await self._start_member(number)
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self._count)]
+        self._keepers.append(asyncio.create_task(self._listen_for_silence()))
         log.info("stratum listens", address=f"{host}:{self._port}", processes=self._count)
         return self._port
 
@@ -142,8 +147,24 @@ class StratumFleet:
             except (SetupError, ConfigError, wire.PipeClosed, OSError) as error:
                 log.error("stratum process", problem=str(error))
 
+    async def _listen_for_silence(self) -> None:
+        """For ever: end a process that hangs; `_keep` starts it again."""
+        pause = SILENCE_SECONDS / 4
+        while True:
+            due = time.monotonic() + pause
+            await asyncio.sleep(pause)
+            now = time.monotonic()
+            if now - due > pause:
+                continue  # this process stood still, and what the others said is not read yet
+            for member in self._members.values():
+                if not member.gone.is_set() and now - member.heard > SILENCE_SECONDS:
+                    log.error("a stratum process hangs; it is ended", process=member.number)
+                    member.heard = now
+                    member.process.kill()
+
     def _on_frame(self, number: int, kind: int, body: memoryview) -> None:
         member = self._members[number]
+        member.heard = time.monotonic()
         if kind == wire.SHARES:
             self._take_shares(member, body)
         elif kind == wire.BLOCK:
@@ -209,10 +230,12 @@ class StratumFleet:
         if job is None:
             log.error("a block for a job that is gone", job=frame.job)
             return
+        number = member.workers[frame.worker]
+        stats = self._pool.workers[number]
         self._pool.take_block(
             Submission(
                 job.terms(frame.share_bits),
-                member.workers[frame.worker],
+                Worker(stats.payee, stats.name, number),
                 frame.extranonce1,
                 frame.extranonce2,
                 frame.ntime,

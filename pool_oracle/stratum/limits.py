@@ -123,6 +123,12 @@ class Bucket:
         self._paid_until = paid
         return paid - now if paid > now else 0
 
+    def left(self, now: int) -> int:
+        """How many units can be spent before it owes anything."""
+        full = now - self._burst_ns
+        paid = self._paid_until if self._paid_until > full else full
+        return (now - paid) // self._unit_ns if paid < now else 0
+
     def wait_ns(self, now: int) -> int:
         """The nanoseconds until nothing is owed."""
         return max(0, self._paid_until - now)

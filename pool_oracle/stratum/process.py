@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from pool_oracle.errors import LedgerError, PoolOracleError
-from pool_oracle.judge import Judge, LiveJob, Submission
+from pool_oracle.judge import Judge, LiveJob, Submission, Worker
 from pool_oracle.logs import configure_logs
 from pool_oracle.networks import network_named
 from pool_oracle.processes import tune_for_serving
@@ -53,17 +53,22 @@ class RemoteDesk:
         self._groups = 0
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
-    def worker(self, payee: Payee, name: str) -> int:
-        """See Desk; the number is this process's own."""
-        number = self._workers.get((payee, name))
-        if number is None:
-            number = self._workers[payee, name] = len(self._workers)
-            self._pipe.send_value(wire.WORKER, wire.WorkerFrame(number, payee, name))
-        return number
+    def _number_of(self, worker: Worker) -> int:
+        """The number of a worker, this process's own; the pool is told of a new one."""
+        if worker.number < 0:
+            key = worker.payee, worker.name
+            number = self._workers.get(key, len(self._workers))
+            if number == len(self._workers):
+                self._pipe.send_value(wire.WORKER, wire.WorkerFrame(number, *key))
+                self._workers[key] = number
+            worker.number = number
+        return worker.number
 
-    def refuse(self, worker: int) -> None:
+    def refuse(self, worker: Worker) -> None:
         """See Desk."""
-        self.refused[worker] += 1
+        number = self._workers.get((worker.payee, worker.name))
+        if number is not None:
+            self.refused[number] += 1
 
     def on_job(self, listener: Callable[[LiveJob, bool], None]) -> None:
         """See Desk."""
@@ -74,14 +79,14 @@ class RemoteDesk:
         try:
             digest = self.judge.judge(submission)
         except PoolOracleError:
-            self.refused[submission.worker] += 1
+            self.refuse(submission.worker)
             raise
         terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
         sizes = len(extranonce1) << 4 | len(extranonce2)
         self._rows.append(
             wire.SHARE_ROW.pack(
                 terms.job.number,
-                worker,
+                worker.number if worker.number >= 0 else self._number_of(worker),
                 ntime,
                 nonce,
                 version,
@@ -128,7 +133,8 @@ class RemoteDesk:
 
     def _on_block(self, submission: Submission, _header: bytes, _block_hash: bytes) -> None:
         terms, worker, extranonce1, extranonce2, ntime, nonce, version, _, _ = submission
-        frame = wire.BlockFrame(terms.job.number, worker, extranonce1, extranonce2, ntime, nonce, version, terms.bits)
+        number = self._number_of(worker)
+        frame = wire.BlockFrame(terms.job.number, number, extranonce1, extranonce2, ntime, nonce, version, terms.bits)
         self._pipe.send_value(wire.BLOCK, frame)
 
     def add_job(self, frame: wire.JobFrame) -> None:

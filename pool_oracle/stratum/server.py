@@ -17,8 +17,10 @@ import structlog
 
 from pool_oracle.errors import ConfigError, InputError, ShareRefused
 from pool_oracle.judge import LiveJob
+from pool_oracle.stratum.connection import Connection
 from pool_oracle.stratum.desk import Desk, Extranonces
 from pool_oracle.stratum.fixed import FixedTarget
+from pool_oracle.stratum.given import GivenJobs
 from pool_oracle.stratum.limits import SECOND, AddressSet, Gate
 from pool_oracle.stratum.messages import REPEATS, notification, notify_line
 from pool_oracle.stratum.session import Session
@@ -26,7 +28,7 @@ from pool_oracle.stratum.settings import StratumSettings
 from pool_oracle.stratum.vardiff import Vardiff, VardiffSettings
 from pool_oracle.work.targets import difficulty_to_target, nbits_to_target, target_to_difficulty, target_to_nbits
 
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 5
 LAST_WORDS_SECONDS = 0.25
 """How long miners that were sent away are still listened to: what they sent before they knew is on its way."""
 DRAIN_SECONDS = 3.0
@@ -93,7 +95,7 @@ class StratumServer:
                 shares_per_minute=settings.shares_per_minute,
             )
         self.sessions: set[Session] = set()
-        self.announced: set[Session] = set()
+        self.announced: set[Connection] = set()
         """Connections from proxies that have not said yet for whom they are."""
         self._group: asyncio.Future[None] | None = None
         self._answers: list[tuple[Session, list[Any]]] = []
@@ -157,19 +159,20 @@ class StratumServer:
         self.is_stopping = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for session in list(self.announced):
-            session.close()
+        for connection in list(self.announced):
+            connection.close()
+        told = time.monotonic_ns()
         line = notification("client.reconnect", [])
         for session in list(self.sessions):
             session.send(line)
         await self._until_all_are_gone(LAST_WORDS_SECONDS)
         for session in self.sessions:
-            session.read_no_more()
+            session.listen_no_more()
         waiting = {batch for session in self.sessions if (batch := session.waiting_for) is not None}
         if waiting:
             await asyncio.wait(waiting, timeout=DRAIN_SECONDS)
         for session in list(self.sessions):
-            session.close()
+            session.finish(told)
         await self._until_all_are_gone(DRAIN_SECONDS)
         for session in list(self.sessions):
             session.cut()
@@ -201,7 +204,7 @@ class StratumServer:
     def opened(self, session: Session, transport: asyncio.Transport) -> None:
         """A connection is there: let it in, or close it at once."""
         if self.is_stopping:
-            session.turn_away()
+            session.close()
             return
         try:
             objection = self.gate.admit(session.address, time.monotonic_ns())
@@ -217,7 +220,7 @@ class StratumServer:
     def _turn_away(self, session: Session, why: str) -> None:
         """Close a connection that is not let in. The log gets one line a second: whoever is banned tries often."""
         self.counters.turned_away += 1
-        session.turn_away()
+        session.close()
         second = int(time.monotonic())
         if second != self._turned_away_told:
             self._turned_away_told = second
@@ -225,7 +228,6 @@ class StratumServer:
 
     def closed(self, session: Session) -> None:
         """A connection has ended."""
-        self.announced.discard(session)
         if session in self.sessions:
             self.sessions.remove(session)
             self.gate.release(session.address)
@@ -246,7 +248,7 @@ class StratumServer:
         value, changes = self._past.pop(wanted or "", (None, []))
         before = self._by_session_id.pop(wanted or "", None)
         if before is not None:
-            value, changes = before.extranonce1, before.changes.copy()
+            value, changes = before.extranonce1, before.given.changes.copy()
             if before.can_move:
                 before.move(self.extranonces.take())
             else:
@@ -255,14 +257,14 @@ class StratumServer:
             self.extranonces.release(value)
         taken = self.extranonces.take(value)
         if taken == value:
-            session.changes = changes
+            session.given = GivenJobs(changes)
         self._by_session_id[session.session_id] = session
         self._remember(session, taken)
         return taken
 
     def _remember(self, session: Session, extranonce1: bytes) -> None:
         """So that a miner that was cut off can go on where it was; the latest of them, as many as may be connected."""
-        self._past[session.session_id] = extranonce1, session.changes
+        self._past[session.session_id] = extranonce1, session.given.changes
         if len(self._past) > self.limits.max_connections:
             del self._past[next(iter(self._past))]
 
@@ -301,12 +303,16 @@ class StratumServer:
 
     async def _sweep(self) -> None:
         """For ever: look after connections that say nothing."""
+        due = time.monotonic_ns() + SWEEP_SECONDS * SECOND
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic_ns()
+            is_late, due = now > due + SWEEP_SECONDS * SECOND, now + SWEEP_SECONDS * SECOND
+            if is_late:
+                continue  # the pool stood still; what miners sent meanwhile has not been read yet
             patience = self.limits.proxy_header_seconds
-            for session in [session for session in self.announced if now - session.opened > patience * SECOND]:
-                session.hang_up(f"from a proxy (stratum.proxies), but no PROXY header came within {patience} s")
+            for connection in [c for c in self.announced if now - c.opened > patience * SECOND]:
+                connection.hang_up(f"from a proxy (stratum.proxies), but no PROXY header came within {patience} s")
             for number, session in enumerate(list(self.sessions)):
                 session.sweep(now)
                 if number % 1000 == 999:

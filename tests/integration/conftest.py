@@ -15,7 +15,7 @@ from pool_oracle.chain.client import Chain
 from pool_oracle.config import Config
 from pool_oracle.demo.scenario import demo_accounts, deploy_demo
 from pool_oracle.hashes import sha256d
-from pool_oracle.judge import Submission
+from pool_oracle.judge import Submission, Worker
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.networks import network_named
 from pool_oracle.node.embedded import EmbeddedRegtest
@@ -77,7 +77,7 @@ class Rig:
         assert live is not None
         terms = live.terms(share_bits)
         wanted = wanted or (lambda number: job.network_target < number <= terms.target)
-        worker = self.pool.worker(payee, "rig")
+        worker = Worker(payee, "rig")
         extranonce1, extranonce2 = b"\x00\x00\x00\x01", bytes(8)
         root = job.stratum.merkle_root(extranonce1, extranonce2)
         version = job.stratum.version

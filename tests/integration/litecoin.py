@@ -22,7 +22,7 @@ import pytest
 
 from pool_oracle.chain.anvil import free_port
 from pool_oracle.hashes import sha256d
-from pool_oracle.judge import LiveJob, Submission
+from pool_oracle.judge import LiveJob, Submission, Worker
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.logbook import BlockState, FoundBlock
 from pool_oracle.networks import Network, network_named
@@ -438,7 +438,7 @@ class PoolOn:
             header = pack_header(template.version, template.prev_hash, root, template.curtime, template.nbits, nonce)
             if wanted(hash_to_int(self._network.pow_hash(header))):
                 break
-        worker = self.pool.worker(ALICE, "rig")
+        worker = Worker(ALICE, "rig")
         return Submission(terms, worker, extranonce1, extranonce2, template.curtime, nonce, template.version, root)
 
     async def mine(self, count: int) -> None:

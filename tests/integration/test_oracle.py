@@ -24,7 +24,7 @@ from pool_oracle.config import Config
 from pool_oracle.demo.scenario import STRANGER, demo_accounts, network_block
 from pool_oracle.errors import ChainError, CorruptLog, ManifestError, SetupError, TransactionReverted
 from pool_oracle.hashes import sha256d
-from pool_oracle.judge import Submission
+from pool_oracle.judge import Submission, Worker
 from pool_oracle.ledger.bundle import bundle_folder, read_leaves
 from pool_oracle.ledger.sharelog import segment_files
 from pool_oracle.payout.commitment import find_commitment
@@ -56,7 +56,7 @@ async def mine(app: PoolApp, payee: Any, count: int, *, block: bool = False) -> 
     """Hand in shares of a target that a test meets quickly; with `block`, one that is a block."""
     job = app.pool.job
     assert job is not None
-    worker = app.pool.worker(payee, "rig")
+    worker = Worker(payee, "rig")
     target = job.network_target if block else nbits_to_target(SHARE_BITS)
     live = app.pool.judge.find(job.number)
     assert live is not None

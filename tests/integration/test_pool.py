@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from pool_oracle.errors import CorruptLog, LedgerError, ShareRefused
 from pool_oracle.hashes import sha256d
+from pool_oracle.judge import LiveJob
 from pool_oracle.ledger.sharelog import ShareLog, replay
 from pool_oracle.logbook import restore_state
 from pool_oracle.payout.payee import payee_of_account
@@ -20,11 +22,13 @@ from pool_oracle.payout.window import S
 from pool_oracle.pool import Commitment
 from pool_oracle.work.records import KIND_BLOCK, LongRecord, ShareRecord
 from pool_oracle.work.share import hash_to_int, pack_header
-from pool_oracle.work.targets import nbits_to_target
+from pool_oracle.work.targets import nbits_to_target, target_to_nbits
 
 OpenRig = Callable[..., AbstractAsyncContextManager[Any]]
 ALICE = payee_of_account(b"\xa1" * 20)
 BOB = payee_of_account(b"\xb2" * 20)
+SHARE_BITS = target_to_nbits(1 << 252)
+"""As the rig's: a share target that 16 hashes meet on average."""
 
 if TYPE_CHECKING:
     from pool_oracle.judge import Submission
@@ -155,7 +159,7 @@ def test_a_block_whose_share_is_refused_still_names_its_worker_in_the_log(rig: O
             await r.pool.block_keeper.settle()
             await r.log.flush()
             state = restore_state(r.log, 2, old.network_target)
-            assert state.workers[BOB, "rig"] == state.blocks[-1].worker == late_block.worker
+            assert state.workers[BOB, "rig"] == state.blocks[-1].worker == late_block.worker.number
 
     asyncio.run(work())
 
@@ -187,9 +191,46 @@ def test_a_restart_brings_back_window_workers_numbers_and_duplicates(rig: OpenRi
             after = (r.pool.window.weights, r.pool.window.t, r.pool.window.first_sequence, r.log.next_sequence)
             assert after == before
             assert r.pool.job.number > job.number
-            assert r.pool.worker(BOB, "rig") == known.worker
+            assert r.pool.worker(BOB, "rig") == known.worker.number
             again = known._replace(terms=r.pool.judge.job.terms(known.terms.bits))
             assert refusal_of(r, again) == (22, "duplicate share")
+
+    asyncio.run(work())
+
+
+def test_a_worker_is_registered_by_its_first_share_that_counts_and_a_refused_one_leaves_nothing(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            target = r.pool.judge.job.terms(SHARE_BITS).target
+            for _ in range(3):
+                share = r.solve(BOB, wanted=lambda number: number > target)
+                assert refusal_of(r, share) == (23, "low difficulty share")
+                assert r.pool.workers == {}
+                assert share.worker.number == -1
+            good = r.solve(BOB)
+            await r.pool.submit(good)
+            assert r.pool.workers[good.worker.number].refused == 0
+            assert refusal_of(r, good) == (22, "duplicate share")
+            assert [(w.accepted, w.refused) for w in r.pool.workers.values()] == [(1, 1)]
+
+    asyncio.run(work())
+
+
+def test_jobs_of_tips_that_are_gone_leave_memory_without_a_collector(rig: OpenRig) -> None:
+    async def work() -> None:
+        async with rig() as r:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    await r.mine(1)
+                    await r.pool.submit(r.solve(wanted=is_block(r)))
+                    await r.pool.block_keeper.settle()
+                    await r.pool.refresh()
+                alive = [thing for thing in gc.get_objects() if isinstance(thing, LiveJob)]
+                assert len(alive) == 2
+            finally:
+                gc.enable()
 
     asyncio.run(work())
 

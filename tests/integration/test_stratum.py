@@ -17,8 +17,8 @@ from pool_oracle.networks import DIFFICULTY_1_TARGET
 from pool_oracle.payout.addresses import encode_segwit
 from pool_oracle.stratum.desk import LocalDesk
 from pool_oracle.stratum.limits import LimitSettings
+from pool_oracle.stratum.messages import REPEATS
 from pool_oracle.stratum.server import StratumServer
-from pool_oracle.stratum.session import REPEATS
 from pool_oracle.stratum.settings import StratumSettings
 from pool_oracle.work.share import StratumJob, hash_to_int, pack_header
 

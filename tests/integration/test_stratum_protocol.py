@@ -502,8 +502,9 @@ def test_a_share_that_comes_twice_is_a_duplicate_however_it_is_written(tmp_path:
                 (ACCOUNT, [*share, "00000000"]),
             ):
                 assert await client.refusal("mining.submit", user, *fields) == (22, "duplicate share")
-            first, other = site.pool.workers.values()
-            assert (first.accepted, first.refused, other.accepted, other.refused) == (1, 4, 0, 1)
+            (worker,) = site.pool.workers.values()  # the other one has sent nothing that counts
+            assert (worker.name, worker.accepted, worker.refused) == ("", 1, 4)
+            assert site.server.counters.refused == {22: 5}
 
     run(work())
 
@@ -900,6 +901,42 @@ def test_who_overdraws_its_budget_is_read_later_and_loses_nothing(tmp_path: Path
     run(work())
 
 
+def test_one_read_is_answered_only_as_far_as_the_budget_goes_and_the_rest_when_it_is_there(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, limits={"cost_per_second": 500, "cost_burst": 100}) as site:
+            client = await site.connect()
+            await client.sign_in()
+            (session,) = site.server.sessions
+            before = site.server.counters.pauses
+            pings = [b'{"id":%d,"method":"mining.ping"}\n' % number for number in range(1000, 1100)]
+            session.data_received(b"".join(pings) + b'{"id":1100,"method"')
+            assert site.server.counters.pauses == before + 1
+            assert 60 < len(session._unread) <= 100
+            session.data_received(b':"mining.ping"}\n')  # as a transport may, once, after it was paused
+            assert site.server.counters.pauses == before + 1
+            assert 60 < len(session._unread) <= 101
+            for number in range(1000, 1101):
+                assert (await client.answer(number))["result"] == "pong"
+            assert not session._unread
+            assert site.server.counters.pauses > before + 1
+
+    run(work())
+
+
+def test_a_server_that_stood_still_lets_nobody_go_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SWEEP_SECONDS", 0.05)
+
+    async def work() -> None:
+        async with serving(tmp_path, limits={"idle_seconds": 1}) as site:
+            client = await site.connect()
+            await client.sign_in()
+            time.sleep(1.5)  # noqa: ASYNC251 - the loop itself stands still
+            assert await client.result("mining.ping") == "pong"
+            assert site.server.counters.hang_ups == 0
+
+    run(work())
+
+
 FLOOD = {"share_patience_seconds": 1, "handshake_seconds": 1_000_000, "idle_seconds": 1_000_000, **NO_BUDGET}
 
 
@@ -1233,7 +1270,7 @@ def test_at_the_end_nothing_is_left_without_an_answer(tmp_path: Path, monkeypatc
                 await until(lambda: site.log.next_sequence == 2)
                 end = asyncio.create_task(site.server.stop())
                 (session,) = site.server.sessions
-                await until(lambda: not session._transport.is_reading())
+                await until(lambda: session._is_deaf)
                 may_go.set()
                 for request in requests:
                     assert (await client.answer(request))["result"] is True
@@ -1241,6 +1278,29 @@ def test_at_the_end_nothing_is_left_without_an_answer(tmp_path: Path, monkeypatc
             await end
             await site.log.flush()
             assert sum(isinstance(record, ShareRecord) for _, record in replay(site.log.folder)) == 2
+
+    run(work())
+
+
+def test_who_goes_on_sending_at_the_end_reads_all_that_it_was_sent_and_no_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "DRAIN_SECONDS", PATIENCE)
+
+    async def work() -> None:
+        async with serving(tmp_path) as site:
+            client = await site.connect()
+            job = await client.sign_in()
+            (session,) = site.server.sessions
+            end = asyncio.create_task(site.server.stop())
+            assert await client.take("client.reconnect") == []
+            assert (await client.mine(job))["result"] is True
+            await until(lambda: session._is_deaf)
+            client.ask("mining.submit", ACCOUNT, *client.share(job))
+            assert await client.reader.read() == b""
+            assert not end.done()  # it is the miner that closes
+            client.writer.close()
+            await end
 
     run(work())
 

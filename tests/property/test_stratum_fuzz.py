@@ -26,7 +26,7 @@ from pool_oracle.payout.addresses import encode_segwit
 from pool_oracle.stratum.limits import LimitSettings
 from pool_oracle.stratum.messages import accepted, parse_request, short_id
 from pool_oracle.stratum.pipe import Pipe
-from pool_oracle.stratum.session import Session
+from pool_oracle.stratum.requests import HANDLERS
 
 
 def _load_target() -> ModuleType:
@@ -346,4 +346,4 @@ def test_a_connection_that_ends_while_it_must_wait_leaves_no_timer_behind(monkey
 
 
 def test_every_method_that_is_offered_is_fuzzed() -> None:
-    assert set(target.METHODS) == {*Session._handlers, "mining.submit"}
+    assert set(target.METHODS) == {*HANDLERS, "mining.submit"}
