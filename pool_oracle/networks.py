@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 from pool_oracle.errors import InputError
 from pool_oracle.hashes import scrypt_pow, sha256d
@@ -52,95 +53,70 @@ class Network:
 # Scrypt pools call difficulty 1 a target that is 2^16 times higher, since cpuminer and cgminer did.
 _SCRYPT_1 = DIFFICULTY_1_TARGET << 16
 
+_bitcoin = partial(Network, pow_name="sha256d", difficulty_1_target=DIFFICULTY_1_TARGET, rules=("segwit",))
+_bitcoin_test = partial(_bitcoin, p2pkh=(0x6F,), p2sh=(0xC4,))
+_litecoin = partial(Network, pow_name="scrypt", difficulty_1_target=_SCRYPT_1, rules=("segwit", "mweb"))
+_litecoin_test = partial(_litecoin, p2pkh=(0x6F,), p2sh=(0x3A, 0xC4))
+
 _ENTRIES: tuple[Network, ...] = (
-    Network(
+    _bitcoin(
         name="main",
-        pow_name="sha256d",
         p2pkh=(0x00,),
         p2sh=(0x05,),
         hrp="bc",
-        difficulty_1_target=DIFFICULTY_1_TARGET,
         min_share_difficulty=Fraction(8),
         coin="BTC",
         chains={"main": "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f"},
-        rules=("segwit",),
     ),
-    Network(
+    _bitcoin_test(
         name="test",
-        pow_name="sha256d",
-        p2pkh=(0x6F,),
-        p2sh=(0xC4,),
         hrp="tb",
-        difficulty_1_target=DIFFICULTY_1_TARGET,
         min_share_difficulty=Fraction(1, 1000),
         coin="tBTC",
         chains={
             "test": "000000000933ea01ad0ee984209779baaec3ced90fa3f408719526f8d77f4943",
             "testnet4": "00000000da84f2bafbbc53dee25a72ae507ff4914b867c565be350b0da8bf043",
         },
-        rules=("segwit",),
     ),
-    Network(
+    _bitcoin_test(
         name="signet",
-        pow_name="sha256d",
-        p2pkh=(0x6F,),
-        p2sh=(0xC4,),
         hrp="tb",
-        difficulty_1_target=DIFFICULTY_1_TARGET,
         min_share_difficulty=Fraction(1, 1000),
         coin="sBTC",
         # Every signet, whatever its challenge, has the same block 0.
         chains={"signet": "00000008819873e925422c1ff0f99f7cc9bbb232af63a077a480a3633bee1ef6"},
         rules=("segwit", "signet"),
     ),
-    Network(
+    _bitcoin_test(
         name="regtest",
-        pow_name="sha256d",
-        p2pkh=(0x6F,),
-        p2sh=(0xC4,),
         hrp="bcrt",
-        difficulty_1_target=DIFFICULTY_1_TARGET,
         min_share_difficulty=Fraction(1, 1 << 32),
         coin="rBTC",
         chains={"regtest": "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206"},
-        rules=("segwit",),
         may_emulate_target=True,
     ),
-    Network(
+    _litecoin(
         name="litecoin",
-        pow_name="scrypt",
         p2pkh=(0x30,),
         p2sh=(0x32, 0x05),
         hrp="ltc",
-        difficulty_1_target=_SCRYPT_1,
         min_share_difficulty=Fraction(8),
         coin="LTC",
         chains={"main": "12a765e31ffd4059bada1e25190f6e98c99d9714d334efa41a195a7e7e04bfe2"},
-        rules=("segwit", "mweb"),
     ),
-    Network(
+    _litecoin_test(
         name="litecoin-test",
-        pow_name="scrypt",
-        p2pkh=(0x6F,),
-        p2sh=(0x3A, 0xC4),
         hrp="tltc",
-        difficulty_1_target=_SCRYPT_1,
         min_share_difficulty=Fraction(1, 1000),
         coin="tLTC",
         chains={"test": "4966625a4b2851d9fdee139e56211a0d88575f59ed816ff5e6a63deb4e3e29a0"},
-        rules=("segwit", "mweb"),
     ),
-    Network(
+    _litecoin_test(
         name="litecoin-regtest",
-        pow_name="scrypt",
-        p2pkh=(0x6F,),
-        p2sh=(0x3A, 0xC4),
         hrp="rltc",
-        difficulty_1_target=_SCRYPT_1,
         min_share_difficulty=Fraction(1, 1 << 32),
         coin="rLTC",
         chains={"regtest": "530827f38f93b43ed12af0b3ad25a288dc02ed74d6d7857862df51fc56c416f9"},
-        rules=("segwit", "mweb"),
         may_emulate_target=True,
     ),
 )

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.contracts.programs import run_program
 
 
 def test_the_shipped_abi_files_have_not_drifted_from_the_contracts() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "compile.py"), "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_program("scripts/compile.py", "--check")

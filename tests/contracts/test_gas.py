@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.contracts.programs import ROOT, run_program
 
 
 def test_the_gas_table_is_up_to_date() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "gas.py"), "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_program("bench/gas.py", "--check")
 
 
 def test_a_commit_a_batch_and_a_relayed_claim_stay_within_what_was_promised() -> None:

@@ -36,16 +36,8 @@ from pool_oracle.work.records import (
     encode_share,
     read_records,
 )
-from tests.integration.test_ledger_index import (
-    RULES,
-    SMALL,
-    LogWriter,
-    expected_digest,
-    job_payload,
-    payee,
-    worker_payload,
-    write_log,
-)
+from tests.integration.synthetic_log import RULES, SMALL, LogWriter, job_payload, payee, worker_payload, write_log
+from tests.integration.test_ledger_index import expected_digest
 
 
 def damage(path: Path, at: int) -> None:

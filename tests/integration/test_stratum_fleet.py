@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
 import socket
@@ -34,24 +33,14 @@ from pool_oracle.stratum.settings import StratumSettings, encode_settings
 from pool_oracle.units import Payee
 from pool_oracle.work.records import KIND_BLOCK, KIND_JOB, LongRecord, ShareRecord
 from pool_oracle.work.share import StratumJob
+from tests.benches import bench_module
 
 OpenRig = Callable[..., AbstractAsyncContextManager[Any]]
 BLOCK_TARGET = 1 << 248
 SETTINGS = StratumSettings(Fraction(DIFFICULTY_1_TARGET, 1 << 252), shares_per_minute=0)
 PROCESSES = 2
-BENCH = Path(__file__).parents[2] / "bench"
 
-
-def _miners() -> Any:
-    spec = importlib.util.spec_from_file_location("miners", BENCH / "miners.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-Miner = _miners().Miner
+Miner = bench_module("miners").Miner
 USER = "0x000000000000000000000000000000000000000A.rig"
 
 

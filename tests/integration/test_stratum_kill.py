@@ -1,12 +1,8 @@
-"""A pool that is killed in the middle of its work: what it acknowledged is in the log afterwards, once.
-
-python tests/integration/test_stratum_kill.py FOLDER PROCESSES DESCRIPTOR     serves, for the test that starts it
-"""
+"""A pool that is killed in the middle of its work: what it acknowledged is in the log afterwards, once."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import random
@@ -15,26 +11,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pool_oracle.hashes import sha256d
-from pool_oracle.ledger.sharelog import ShareLog, replay, segment_files
-from pool_oracle.logs import configure_logs
-from pool_oracle.networks import DIFFICULTY_1_TARGET, network_named
-from pool_oracle.node.embedded import EmbeddedRegtest
+from pool_oracle.ledger.sharelog import replay, segment_files
 from pool_oracle.payout.window import share_unit
-from pool_oracle.pool import Commitment, Pool
 from pool_oracle.processes import start_child, stop_child
-from pool_oracle.stratum.desk import LocalDesk
-from pool_oracle.stratum.fleet import StratumFleet
-from pool_oracle.stratum.server import StratumServer
-from pool_oracle.stratum.settings import StratumSettings
 from pool_oracle.work.records import KIND_JOB, LongRecord, ShareRecord
 from pool_oracle.work.share import StratumJob
+from tests.benches import bench_module
+from tests.integration import kill_child
+from tests.integration.kill_child import BLOCK_TARGET, SHARE_TARGET
 
 ACCOUNT = "0x000000000000000000000000000000000000000A"
 KILLS = 10
@@ -42,51 +32,16 @@ KILLS = 10
 MINERS = 4
 MOST_SHARES = 300
 """The pool is killed before so many are acknowledged: about a segment."""
-SEGMENT_BYTES = 16 << 10
-SHARE_TARGET = 1 << 252
-BLOCK_TARGET = 1 << 244
 AT_ONCE = 20
-
-
-async def serve(folder: Path, processes: int, descriptor: int) -> None:
-    """The pool: serves until it is killed."""
-    share_log = ShareLog(folder / "shares", segment_bytes=SEGMENT_BYTES)
-    pool = Pool(
-        network_named("regtest"),
-        EmbeddedRegtest(folder / "node"),
-        share_log,
-        window=8,
-        tag=b"/kill/",
-        blocks_folder=folder / "blocks",
-        emulated_target=BLOCK_TARGET,
-    )
-    t = pool.window.t
-    await pool.set_commitment(Commitment(0, bytes(32), b"\x51"))
-    settings = StratumSettings(Fraction(DIFFICULTY_1_TARGET, SHARE_TARGET), shares_per_minute=0)
-    server: StratumServer | StratumFleet
-    server = StratumFleet(pool, settings, processes, 0) if processes else StratumServer(LocalDesk(pool), settings)
-    port = await server.start("127.0.0.1", 0)
-    pids = server.pids if isinstance(server, StratumFleet) else []
-    with os.fdopen(descriptor, "w") as pipe:
-        json.dump({"port": port, "pids": pids, "t": t}, pipe)
-    await pool.follow_node()
-
-
-def _miners() -> Any:
-    path = Path(__file__).parents[2] / "bench" / "miners.py"
-    spec = importlib.util.spec_from_file_location("miners", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @contextmanager
 def pool_process(folder: Path, processes: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The pool in a process of its own, and what it says when it serves."""
     ours, theirs = os.pipe()
-    child = start_child([sys.executable, __file__, str(folder), str(processes), str(theirs)], descriptors=[theirs])
+    child = start_child(
+        [sys.executable, kill_child.__file__, str(folder), str(processes), str(theirs)], descriptors=[theirs]
+    )
     os.close(theirs)
     try:
         with os.fdopen(ours) as pipe:
@@ -106,7 +61,9 @@ class Books:
 
 async def mine_until_it_dies(port: int, child: Any, books: Books, kill_at: int, delay: float) -> None:
     """Keep pipelines full; kill the pool `delay` seconds after the acknowledgement of share number `kill_at`."""
-    miners = await asyncio.gather(*[_miners().Miner.connect(port, f"{ACCOUNT}.{i}") for i in range(MINERS)])
+    miners = await asyncio.gather(
+        *[bench_module("miners").Miner.connect(port, f"{ACCOUNT}.{i}") for i in range(MINERS)]
+    )
 
     async def work(miner: Any) -> None:
         with suppress(ConnectionError):
@@ -171,9 +128,3 @@ def is_alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
-
-
-if __name__ == "__main__":
-    with Path(os.devnull).open("w") as nowhere:
-        configure_logs(nowhere)
-        asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.util
 import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,19 +24,9 @@ from pool_oracle.stratum.limits import LimitSettings
 from pool_oracle.stratum.messages import accepted, parse_request, short_id
 from pool_oracle.stratum.pipe import Pipe
 from pool_oracle.stratum.requests import HANDLERS
+from tests.benches import bench_module
 
-
-def _load_target() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench" / "fuzz_stratum.py"
-    spec = importlib.util.spec_from_file_location("fuzz_stratum", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-target = _load_target()
+target = bench_module("fuzz_stratum")
 PATIENT = settings(max_examples=100, suppress_health_check=(HealthCheck.too_slow,))
 """Inputs are large, and the machine may be busy."""
 

@@ -23,7 +23,7 @@ from pool_oracle.payout.window import S
 from pool_oracle.work.records import SLOT_SIZE, ShareRecord, encode_share
 from pool_oracle.work.share import StratumJob, display
 from pool_oracle.work.targets import target_to_nbits
-from tests.integration.test_ledger_index import NETWORK_TARGET, RULES, LogWriter, job_payload, payee, write_log
+from tests.integration.synthetic_log import NETWORK_TARGET, RULES, LogWriter, job_payload, payee, write_log
 
 
 def rows(target: Path, table: str) -> list[dict]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import random
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from pool_oracle.errors import ConfigError, TargetError
 from pool_oracle.networks import NETWORKS
 from pool_oracle.stratum.vardiff import SECOND, SILENCE_BITS, Vardiff, VardiffSettings
 from pool_oracle.work.targets import difficulty_to_target, nbits_to_target, target_to_nbits
+from tests.benches import bench_module
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 0xFFFF << 192
@@ -317,13 +316,7 @@ def test_a_target_out_of_range_is_refused_and_nothing_changes(call):
 @pytest.fixture(scope="module")
 def bench() -> Any:
     """The simulation of bench/vardiff.py."""
-    spec = importlib.util.spec_from_file_location("bench_vardiff", ROOT / "bench" / "vardiff.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return bench_module("vardiff")
 
 
 @pytest.mark.parametrize("rate", [8, 20])
