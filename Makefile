@@ -54,8 +54,8 @@ contracts: build/artifacts/.ready ## Compile the contracts and export their ABI
 # --- the two commands -------------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: setup ## Run a whole pool, from the first share to the last claimed wei (KEEP=1 leaves it running)
-	@KEEP=$(KEEP) exec $(BIN)/pool-oracle demo
+demo: setup ## Run a whole pool, from the first share to the last claimed wei (KEEP=1 leaves it running, SCHEME=prop)
+	@KEEP=$(KEEP) exec $(BIN)/pool-oracle demo $(if $(SCHEME),--scheme $(SCHEME))
 
 .PHONY: test
 test: setup analysers ## Run every test, slither and halmos among them
@@ -81,6 +81,10 @@ gas: setup ## Measure gas, ours and peers', and write docs/gas.md
 .PHONY: bench-jobs
 bench-jobs: setup ## Measure template to job, job to block
 	@$(BIN)/python bench/jobs.py
+
+.PHONY: bench-window
+bench-window: setup ## Measure closing an epoch with 100 million shares in the window (7 GB of disk)
+	@$(BIN)/python bench/window.py
 
 .PHONY: bench-stratum
 bench-stratum: setup ## Measure the stratum server: shares a second, latency, memory (needs gcc)
@@ -111,6 +115,7 @@ fuzz-stratum: setup build/fuzz/.ready ## Ten minutes of atheris on the stratum s
 .PHONY: campaigns-quick
 campaigns-quick: setup build/fuzz/.ready ## The short form of every bench and campaign, as CI runs it
 	@$(BIN)/python bench/jobs.py --quick
+	@$(BIN)/python bench/window.py --quick
 	@$(BIN)/python bench/vardiff.py --quick
 	@$(BIN)/python bench/stratum.py --quick
 	@$(BIN)/python bench/soak.py --quick

@@ -73,6 +73,7 @@ class FuzzDesk:
 
     network = network_named("regtest")
     extranonce2_size = 8
+    only_payees: tuple[Payee, ...] = ()
 
     def __init__(self) -> None:
         """With a job of a tip that is gone (number 1) and one of the present tip (number 2)."""
@@ -107,7 +108,7 @@ class FuzzDesk:
         self._tip += clean
         self._number += 1
         job = StratumJob(0x20000000, self._tip.to_bytes(32, "big"), b"\x01\x02", b"\x03\x04", (bytes(32),), 0x207FFFFF)
-        self.judge.add_job(self._number, job, BLOCK_TARGET, CURTIME - 1000, CURTIME)
+        self.judge.add_job(self._number, job, BLOCK_TARGET, CURTIME - 1000, CURTIME, self._number)
         assert self.judge.job is not None
         for listener in self._listeners:
             listener(self.judge.job, clean)

@@ -33,6 +33,7 @@ import uvloop
 from miners import ACCOUNT, Miner, proxy_header
 
 from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog, replay
 from pool_oracle.logs import configure_logs
 from pool_oracle.networks import DIFFICULTY_1_TARGET, network_named
@@ -84,11 +85,10 @@ async def serve(folder: Path, processes: int, descriptor: int) -> None:
         network_named("regtest"),
         EmbeddedRegtest(folder / "node"),
         share_log,
-        window=2,
+        rules=Rules(2, BLOCK_TARGET),
         tag=b"/soak/",
         blocks_folder=folder / "blocks",
         stale_grace=STALE_GRACE,
-        emulated_target=BLOCK_TARGET,
     )
     await pool.set_commitment(Commitment(0, bytes(32), b"\x51"))
     settings = StratumSettings(

@@ -22,6 +22,7 @@ from pathlib import Path
 import uvloop
 
 from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.logs import configure_logs
 from pool_oracle.networks import network_named
@@ -102,7 +103,7 @@ async def serve(folder: Path, levels: int, workers: int) -> None:
         network_named("regtest"),
         node,
         share_log,
-        window=8,
+        rules=Rules(8),
         tag=b"/bench/",
         blocks_folder=folder / "blocks",
     )

@@ -9,24 +9,33 @@ from typing import Any
 
 import structlog
 
+from pool_oracle.api.lookups import Lookups
 from pool_oracle.api.metrics import PoolCollector
 from pool_oracle.api.server import ApiServer
 from pool_oracle.api.views import Views
-from pool_oracle.chain.client import Chain, Sender, account_from_key_file
 from pool_oracle.chain.deposit import DepositRoute
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import FlyoverRouteClient
+from pool_oracle.chain.outbox import Outbox
+from pool_oracle.chain.treasury import Treasury, require_reserve
 from pool_oracle.config import Config
 from pool_oracle.epoch.keeper import EpochKeeper, Identity
 from pool_oracle.epoch.rewards import HeaderRelay, Reward, RewardKeeper
+from pool_oracle.errors import ChainError, ConfigError
+from pool_oracle.indexing import Indexing
+from pool_oracle.ledger.bundle import bundle_folders
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.node.opening import open_node
+from pool_oracle.opening import open_chain, open_outbox, open_sender
 from pool_oracle.pool import COINBASE_TAG, Pool
 from pool_oracle.stratum.desk import LocalDesk
 from pool_oracle.stratum.fleet import StratumFleet
 from pool_oracle.stratum.server import StratumServer
+from pool_oracle.units import format_coins
 
 REWARD_SECONDS = 2
+TREASURY_SECONDS = 600
+TEND_SECONDS = 5
 
 log = structlog.get_logger("app")
 
@@ -53,24 +62,28 @@ class PoolApp:
 
     async def _start(self) -> None:
         config = self.config
-        self.chain = Chain(config.chain.rpc)
-        self.operator = Sender(self.chain, account_from_key_file(config.key_file))
+        self.chain = open_chain(config)
+        self.outbox = await asyncio.to_thread(open_outbox, config, self.chain)
+        if self.outbox is not None:
+            self._cleanup.push_async_callback(asyncio.to_thread, self.outbox.close)
+        self.operator = open_sender(config, self.chain, self.outbox)
         self.distributor = await asyncio.to_thread(DistributorClient, self.chain, config.chain.distributor)
         self.route = await self._open_route()
         self.node = open_node(config.network, config.nodes, config.data / "node")
         self._cleanup.push_async_callback(self.node.close)
         self.log = ShareLog(config.data / "shares")
         self._cleanup.push_async_callback(self.log.close)
+        bundles = config.bundles
         self.pool = Pool(
             config.network,
             self.node,
             self.log,
-            window=config.policy.window,
+            rules=config.log_rules,
             tag=COINBASE_TAG,
             blocks_folder=config.data / "blocks",
             stale_grace=config.policy.stale_grace_seconds,
             extranonce2_size=config.stratum.extranonce2_size,
-            emulated_target=config.emulated_target,
+            published=len(bundle_folders(bundles)) - 1,
         )
         identity = Identity(
             pool=config.pool.name,
@@ -80,14 +93,57 @@ class PoolApp:
             route=self.route.name,
             policy=config.manifest_policy,
         )
-        bundles = config.data / "bundles"
-        self.keeper = EpochKeeper(self.pool, self.log, bundles, identity, self.distributor, self.route, self.operator)
+        self.keeper = EpochKeeper(
+            self.pool,
+            self.log,
+            bundles,
+            identity,
+            self.distributor,
+            self.route,
+            self.operator,
+            is_lazy=config.policy.commit == "found",
+        )
         await self.keeper.start(config.genesis_payee)
+        if config.needs_treasury:
+            await asyncio.to_thread(self._require_reserve)
+            self._spawn(self._watch_treasury())
+        self.indexing = Indexing(
+            config.index_url,
+            self.log.folder,
+            config.log_rules,
+            lambda: self.log.next_sequence,
+            self.distributor.events(),
+        )
+        self._cleanup.push_async_callback(self.indexing.stop)
+        self.indexing.start()
         await self._serve(self._open_rewards())
+        if self.outbox is not None:
+            self._spawn(self._tend(self.outbox))
         self._spawn(self.pool.follow_node())
+        self._spawn(self.pool.settle_accounts())
         self._spawn(self.pool.block_keeper.follow())
-        self._spawn(self.keeper.run(config.policy.epoch_seconds))
+        self._spawn(self.keeper.run(config.closing))
         self._cleanup.push_async_callback(self._end_tasks)
+
+    def _require_reserve(self) -> None:
+        """Refuse to promise miners what the treasury does not hold. Raises ConfigError, ChainError."""
+        config = self.config
+        treasury = Treasury(self.chain, config.chain.distributor, config.policy.treasury)
+        owed = self.keeper.owed()
+        _, height = self.pool.tip
+        policy, coin = config.policy, config.network.coin
+        scheme = self.pool.scheme
+        reserve = require_reserve(policy.scheme, scheme, policy.ruin_odds, height + 1, treasury, owed, coin)
+        log.info("treasury covers the reserve", reserve=format_coins(reserve.amount, coin))
+
+    async def _watch_treasury(self) -> None:
+        """For ever: say so when the treasury no longer holds the reserve. The pool goes on: miners have its word."""
+        while True:
+            await asyncio.sleep(TREASURY_SECONDS)
+            try:
+                await asyncio.to_thread(self._require_reserve)
+            except (ConfigError, ChainError) as error:
+                log.error("treasury", problem=str(error))
 
     async def _open_route(self) -> FlyoverRouteClient | DepositRoute:
         """Where rewards go, by the configuration."""
@@ -123,7 +179,8 @@ class PoolApp:
         self._cleanup.push_async_callback(self.stratum.stop)
         self.stratum_port = await self.stratum.start(section.host, section.port)
         views = Views(self.config.pool.name, self.pool, self.keeper, rewards, self.distributor)
-        api = ApiServer(views, PoolCollector(self.pool, self.stratum.values))
+        collector = PoolCollector(self.pool, self.stratum.values, lambda: self.indexing.state)
+        api = ApiServer(views, collector, Lookups(self.indexing, self.config.network))
         self.api_port = await api.start(self.config.api.host, self.config.api.port)
         self._cleanup.push_async_callback(api.stop)
 
@@ -140,7 +197,18 @@ class PoolApp:
         if error is not None:
             self.failure.set_exception(error)
 
+    async def _tend(self, outbox: Outbox) -> None:
+        """For ever: look after what was sent until it is final."""
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            try:
+                await asyncio.to_thread(outbox.tend)
+            except ChainError as error:
+                log.error("transactions", problem=str(error))
+
     async def _end_tasks(self) -> None:
+        if self.outbox is not None:
+            self.outbox.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

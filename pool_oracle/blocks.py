@@ -16,7 +16,8 @@ import stamina
 import structlog
 
 from pool_oracle.errors import BlockRejected, JobError, LedgerError, NodeError
-from pool_oracle.ledger.sharelog import ShareLog, now_micros
+from pool_oracle.ledger.accounts import AccountedLog
+from pool_oracle.ledger.sharelog import now_micros
 from pool_oracle.logbook import FINAL_STATES, BlockState, FoundBlock, block_payload, block_state_payload
 from pool_oracle.node.source import NodeSource
 from pool_oracle.work.block import parse_block
@@ -40,7 +41,7 @@ log = structlog.get_logger("blocks")
 class BlockKeeper:
     """The blocks that were found, and what is done about them."""
 
-    def __init__(self, node: NodeSource, share_log: ShareLog, folder: Path, blocks: list[FoundBlock]) -> None:
+    def __init__(self, node: NodeSource, share_log: AccountedLog, folder: Path, blocks: list[FoundBlock]) -> None:
         """`blocks` are those that the log knows; `folder` keeps raw blocks."""
         folder.mkdir(parents=True, exist_ok=True)
         self._node = node

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from pool_oracle.chain.client import Chain, Sender, account_from_key_file, host_of
+from pool_oracle.chain.client import host_of
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.config import Config
+from pool_oracle.epoch.publishing import Publisher, open_publisher
 from pool_oracle.errors import ConfigError, NodeError, PoolOracleError
 from pool_oracle.node.opening import NodeSettings, open_core_node
+from pool_oracle.opening import open_chain, operator_address
 from pool_oracle.payout.commitment import commitment_script
 from pool_oracle.pool import COINBASE_TAG, EXTRANONCE1_SIZE, EXTRANONCE2_SIZES
 from pool_oracle.units import Wei, format_wei
@@ -42,14 +43,16 @@ class Check:
 
 
 def run_checks(config: Config) -> list[Check]:
-    """Try disk, node, key, chain, contracts and clock; every check runs, whatever the others say."""
+    """Try disk, nodes, key, chain, contracts, clock and publishers; every check runs, whatever the others say."""
+    operator = cache(lambda: operator_address(config))
     checks: list[tuple[str, Callable[[Config], str]]] = [
         ("disk", _check_disk),
         *_node_checks(config),
-        ("key", _check_key),
-        ("chain", _check_chain),
-        ("contracts", _check_contracts),
+        ("key", partial(_check_key, operator=operator)),
+        ("chain", partial(_check_chain, operator=operator)),
+        ("contracts", partial(_check_contracts, operator=operator)),
         ("clock", _check_clock),
+        *_publisher_checks(config),
     ]
     results = []
     for name, check in checks:
@@ -65,6 +68,21 @@ def _node_checks(config: Config) -> list[tuple[str, Callable[[Config], str]]]:
     if not config.node:
         return [("node", _check_embedded)]
     return [(f"node {node.shown_name}", partial(_check_node, settings=node)) for node in config.nodes]
+
+
+def _publisher_checks(config: Config) -> list[tuple[str, Callable[[Config], str]]]:
+    publishers = [open_publisher(settings) for settings in config.publishers]
+    return [(f"publish {each.name}", partial(_check_publisher, publisher=each)) for each in publishers]
+
+
+def _check_publisher(_config: Config, publisher: Publisher) -> str:
+    async def ask() -> str:
+        try:
+            return await publisher.probe()
+        finally:
+            await publisher.close()
+
+    return asyncio.run(ask())
 
 
 def _check_disk(config: Config) -> str:
@@ -129,44 +147,44 @@ def _trial_job(template: Template) -> Job:
     )
 
 
-def _check_key(config: Config) -> str:
-    path = config.key_file
-    account = account_from_key_file(path)
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path} can be read by others; run 'chmod 600 {path}'")
-    return f"operator {account.address}"
+def _check_key(config: Config, operator: Callable[[], str]) -> str:
+    if config.chain.safe:
+        return f"commits are proposed to the owners of Safe {operator()}"
+    is_bare = not config.chain.operator_keystore and not config.chain.remote_signer
+    return f"operator {operator()}{'; its key lies bare in a file, and a keystore would be safer' if is_bare else ''}"
 
 
-def _check_chain(config: Config) -> str:
-    chain = Chain(config.chain.rpc)
+def _check_chain(config: Config, operator: Callable[[], str]) -> str:
+    chain = open_chain(config)
     chain_id = chain.chain_id
-    sender = Sender(chain, account_from_key_file(config.key_file))
-    balance = chain.balance(sender.address)
-    if balance == 0:
-        raise ConfigError(f"the operator {sender.address} has no money for gas on chain {chain_id}")
-    return f"chain {chain_id} at {host_of(chain.url)}; operator holds {format_wei(Wei(balance))}"
+    address = operator()
+    balance = chain.balance(address)
+    hosts = ", ".join(host_of(url) for url in config.rpc_urls)
+    if balance == 0 and not config.chain.safe:
+        raise ConfigError(f"the operator {address} has no money for gas on chain {chain_id}")
+    return f"chain {chain_id} at {hosts}; operator holds {format_wei(Wei(balance))}"
 
 
-def _check_contracts(config: Config) -> str:
-    chain = Chain(config.chain.rpc)
+def _check_contracts(config: Config, operator: Callable[[], str]) -> str:
+    chain = open_chain(config)
     distributor = DistributorClient(chain, config.chain.distributor)
-    operator = account_from_key_file(config.key_file).address
-    if distributor.operator() != operator:
-        raise ConfigError(f"the distributor's operator is {distributor.operator()}, and the key is that of {operator}")
+    if (wanted := distributor.operator()) != operator():
+        raise ConfigError(f"the distributor's operator is {wanted}, and the key is that of {operator()}")
     if config.chain.route == "flyover":
         route = FlyoverRouteClient(chain, config.chain.flyover_route, nested=config.chain.nested_deposits)
         if route.distributor() != distributor.address:
             raise ConfigError(f"the route funds distributor {route.distributor()}, not {distributor.address}")
-    if distributor.fee_bps() != config.policy.fee_bps:
+    fee = 0 if config.needs_treasury else config.policy.fee_bps  # a treasury's pool takes its fee off the weights
+    if distributor.fee_bps() != fee:
         raise ConfigError(
-            f"policy.fee_bps is {config.policy.fee_bps}, and the distributor takes {distributor.fee_bps()}: "
-            "the policy must tell miners the truth"
+            f"the distributor takes {distributor.fee_bps()}, and by policy.fee_bps and policy.scheme it should take "
+            f"{fee}: the policy must tell miners the truth"
         )
     return f"distributor {distributor.address}, epoch {distributor.active_epoch().number}"
 
 
 def _check_clock(config: Config) -> str:
-    chain = Chain(config.chain.rpc)
+    chain = open_chain(config)
     skew = int(time.time()) - chain.time()
     if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
         raise ConfigError(

@@ -8,6 +8,7 @@ standard error.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pool_oracle import __version__
+from pool_oracle.claim_commands import add_claim_commands
 from pool_oracle.errors import InputError, PoolOracleError, ProofError
+from pool_oracle.reward_commands import reward_app, status
 
 EXIT_NOT_SO, EXIT_INPUT, EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 KEEP_VARIABLE = "KEEP"
@@ -47,6 +50,9 @@ ledger_app = typer.Typer(
     help="The share log: check it, index it anew, export it.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(ledger_app, name="ledger")
+add_claim_commands(app)
+app.add_typer(reward_app, name="reward")
+app.command("status")(status)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
 Lines = Annotated[
@@ -161,7 +167,9 @@ def check(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
 
     from pool_oracle.check import run_checks
     from pool_oracle.config import load_config
+    from pool_oracle.logs import configure_logs
 
+    configure_logs(sys.stderr, level=logging.ERROR)
     results = run_checks(load_config(config))
     text = "\n".join(f"{'ok  ' if r.ok else 'FAIL'}  {r.name:10} {r.detail}" for r in results)
     _print([asdict(result) for result in results], as_json, text)
@@ -182,13 +190,14 @@ def run(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards; KEEP=1 does the same.")] = False,
     data: Annotated[Path | None, typer.Option(help="Keep the run's data in this (empty) folder.")] = None,
+    scheme: Annotated[str, typer.Option(help="How shares become weights: pplns, prop or solo.")] = "pplns",
     as_json: Json = False,
 ) -> None:
     """Run a whole pool on this machine, from the first share to the last claimed wei, and prove it."""
     from pool_oracle.running import run_demo
 
     keep = keep or os.environ.get(KEEP_VARIABLE, "") not in ("", "0")
-    if not run_demo(keep=keep, data=data, as_json=as_json):
+    if not run_demo(keep=keep, data=data, scheme=scheme, as_json=as_json):
         raise typer.Exit(EXIT_NOT_SO)
 
 

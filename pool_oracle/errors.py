@@ -13,12 +13,25 @@ PoolOracleError
 |-- ProofError              a proof that does not verify                       (CLI exit code 1)
 |-- ShareRefused            a share that is not accepted, with its stratum code (20 to 25)
 |-- LedgerError             the share log cannot be written or read
-|   `-- CorruptLog              a record whose checksum or order is wrong, with segment and offset
+|   |-- CorruptLog              a record whose checksum or order is wrong, with segment and offset
+|   `-- PublishError            a bundle cannot be written or published: a disk is full, a server fails
 |-- NodeError               the Bitcoin node
 |   |-- NodeRefused             the node answered a call with an error, with its code
 |   `-- BlockRejected           the node's validation refused a block, with its reason
 |-- ChainError              the EVM chain: node, contract or transaction
-|   `-- TransactionReverted     a call or transaction that the contract refused, with its error's name
+|   |-- ChainUnreachable        no node of the chain answers, or none that may be believed
+|   |-- ChainRefused            the node answered a call with an error
+|   |   |-- NonceTooLow             the account has used this nonce already
+|   |   |-- Underpriced             the fees are too low, or no more than what they would replace
+|   |   |-- AlreadyKnown            the node has this very transaction
+|   |   `-- InsufficientFunds       the account cannot pay for gas and value
+|   |-- TransactionReverted     a call or transaction that the contract refused, with its error's name
+|   |-- FeesTooHigh             the chain wants higher fees than the settings allow
+|   |-- SigningFailed           a remote signer does not sign, or not what it was asked to
+|   |-- OutboxError             the journal of transactions cannot be written, read or had for ourselves
+|   |-- AlreadyDone             what should be sent was done by somebody else
+|   `-- NotSent                 a dry run or a proposal ends here: nothing was sent
+|-- SourceError             a pool's API does not answer, or not as one
 `-- SetupError              a program, key or file that is needed is missing, with how to get it
 """
 
@@ -90,6 +103,10 @@ class CorruptLog(LedgerError):
     """Raised when a record of the share log is damaged or out of order; the text names segment and offset."""
 
 
+class PublishError(LedgerError):
+    """Raised when a bundle cannot be written or published. What was there stays, and it can be tried again."""
+
+
 class NodeError(PoolOracleError):
     """Raised when the Bitcoin node does not do its work."""
 
@@ -114,12 +131,60 @@ class ChainError(PoolOracleError):
     """Raised when the EVM chain, its node or a transaction fails."""
 
 
+class ChainRefused(ChainError):
+    """Raised when the chain's node answers a call with an error."""
+
+
+class ChainUnreachable(ChainError):
+    """Raised when no node of the chain answers, or too few agree; asking again later may help."""
+
+
+class NonceTooLow(ChainRefused):
+    """Raised when the account has used a transaction's nonce already."""
+
+
+class Underpriced(ChainRefused):
+    """Raised when a transaction's fees are below what the node takes, or do not outbid what they would replace."""
+
+
+class AlreadyKnown(ChainRefused):
+    """Raised when a node has a transaction already. Nothing is wrong then."""
+
+
+class InsufficientFunds(ChainRefused):
+    """Raised when the account cannot pay for gas and value; the text says what it has and what it needs."""
+
+
+class FeesTooHigh(ChainError):
+    """Raised when the chain wants more per gas than the settings allow."""
+
+
+class SigningFailed(ChainError):
+    """Raised when a remote signer does not answer, refuses, or signs something else."""
+
+
+class OutboxError(ChainError):
+    """Raised when the journal of transactions is damaged, cannot be written, or is held by another process."""
+
+
+class AlreadyDone(ChainError):
+    """Raised when a transaction need not be sent: the caller's question found it done by somebody else."""
+
+
+class NotSent(ChainError):
+    """Raised in place of a receipt where nothing is to be sent: in a dry run, and where a Safe has to sign."""
+
+
 class TransactionReverted(ChainError):
     """Raised when a contract refuses a call. `error` is the name of its custom error, with arguments."""
 
     def __init__(self, what: str, error: str) -> None:
         super().__init__(f"{what} reverted: {error}")
         self.error = error
+
+
+class SourceError(PoolOracleError):
+    """Raised when a pool's API does not answer, or not as one."""
 
 
 class SetupError(PoolOracleError):

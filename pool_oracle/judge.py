@@ -53,6 +53,7 @@ class LiveJob:
         "_terms",
         "branch",
         "curtime",
+        "height",
         "latest_ntime",
         "mintime",
         "network_target",
@@ -62,15 +63,23 @@ class LiveJob:
     )
 
     def __init__(
-        self, number: int, stratum: StratumJob, network_target: int, mintime: int, curtime: int, seen: set[bytes]
+        self,
+        number: int,
+        stratum: StratumJob,
+        network_target: int,
+        mintime: int,
+        curtime: int,
+        height: int,
+        seen: set[bytes],
     ) -> None:
-        """`seen` are the headers seen on this job's tip."""
+        """`height` is that of the job's block; `seen` are the headers seen on its tip."""
         self.number = number
         self.stratum = stratum
         self.branch = stratum.branch
         self.network_target = network_target
         self.mintime = mintime
         self.curtime = curtime
+        self.height = height
         self.latest_ntime = curtime + MAX_NTIME_AHEAD
         self.seen = seen
         self._terms: dict[int, JobTerms] = {}
@@ -163,7 +172,9 @@ class Judge:
         """Remember headers of shares on `tip` that were accepted before."""
         self._seen.of(tip).update(headers)
 
-    def add_job(self, number: int, stratum: StratumJob, network_target: int, mintime: int, curtime: int) -> list[int]:
+    def add_job(
+        self, number: int, stratum: StratumJob, network_target: int, mintime: int, curtime: int, height: int
+    ) -> list[int]:
         """Take up a job; it becomes the present one. Returns the numbers of jobs that are forgotten for it.
 
         Where its tip is new, jobs of the tip before stay known for one more tip: a late share may still be a block.
@@ -177,7 +188,7 @@ class Judge:
             self._jobs = kept
             self._tip_before, self._tip = self._tip, stratum.prev_hash
             self._tip_since = time.monotonic()
-        job = LiveJob(number, stratum, network_target, mintime, curtime, self._seen.of(stratum.prev_hash))
+        job = LiveJob(number, stratum, network_target, mintime, curtime, height, self._seen.of(stratum.prev_hash))
         self._jobs[number] = self.job = job
         return forgotten
 

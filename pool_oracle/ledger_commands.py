@@ -15,8 +15,8 @@ from rich.text import Text
 from pool_oracle.errors import InputError
 from pool_oracle.ledger.export import export_log
 from pool_oracle.ledger.index.meter import Progress as Told
-from pool_oracle.ledger.index.reading import Rules
 from pool_oracle.ledger.index.store import Index
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import SEGMENT_GLOB
 from pool_oracle.ledger.verify import VerifyReport, verify_log
 

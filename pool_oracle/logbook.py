@@ -1,32 +1,17 @@
-"""What the pool writes into its log besides shares, and what it reads back from it after a restart.
+"""What the pool writes into its log besides shares: found blocks, closes and jobs, as values and as JSON payloads.
 
-Found blocks, closes, jobs and workers as values and as JSON payloads of records, and the replay that makes a pool's
-state of them. Formats: docs/protocol.md, "Payloads".
+Formats: docs/protocol.md, "Payloads".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from pool_oracle.errors import CorruptLog
-from pool_oracle.hashes import sha256d
-from pool_oracle.judge import SeenHeaders
-from pool_oracle.ledger.sharelog import ShareLog, replay
-from pool_oracle.payout.payee import parse_payee
-from pool_oracle.payout.window import PplnsWindow, share_unit
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.units import Payee
-from pool_oracle.work.records import (
-    KIND_BLOCK,
-    KIND_BLOCK_STATE,
-    KIND_CLOSE,
-    KIND_JOB,
-    KIND_WORKER,
-    SegmentHeader,
-    ShareRecord,
-)
-from pool_oracle.work.share import StratumJob, display
-from pool_oracle.work.targets import nbits_to_target
+from pool_oracle.work.share import display
 from pool_oracle.work.template import Job
 
 
@@ -90,10 +75,11 @@ class WorkerStats:
 
 @dataclass(frozen=True, slots=True)
 class EpochClose:
-    """An epoch's close: its record in the log, and the weights that follow from the log before it.
+    """An epoch's close, as its record in the log tells it.
 
     Shares are named by sequence number; `t` is the running sum of units after the closing share; `tip` is the node's
-    best block (display order) and `time` the Unix time at the close; `segment` is the one that the close sealed.
+    best block (display order) and `time` the Unix time at the close; `segment` is the one that the close sealed, and
+    `first_segment` the one after the close before. The epoch's shares were accounted by `rules`.
     """
 
     epoch: int
@@ -104,57 +90,8 @@ class EpochClose:
     tip_height: int
     time: int
     segment: int
-    weights: dict[Payee, int]
-
-
-@dataclass(slots=True)
-class PoolState:
-    """What a replay of the log brings back."""
-
-    window: PplnsWindow
-    workers: dict[tuple[Payee, str], int] = field(default_factory=dict)
-    closes: list[EpochClose] = field(default_factory=list)
-    blocks: list[FoundBlock] = field(default_factory=list)
-    next_job: int = 0
-    seen: SeenHeaders = field(default_factory=SeenHeaders)
-
-
-def restore_state(share_log: ShareLog, window: int, emulated_target: int | None) -> PoolState:
-    """Replay a log into the window and the registers that a pool needs. Raises CorruptLog.
-
-    `seen` are the headers of the shares on the last tips, so that none of them can be handed in again after a restart.
-    """
-    state = PoolState(PplnsWindow(window))
-    jobs: dict[int, StratumJob] = {}
-    payees: dict[int, Payee] = {}
-    segment = 0
-    for path, record in replay(share_log.folder):
-        if isinstance(record, SegmentHeader):
-            segment = record.segment
-        elif isinstance(record, ShareRecord):
-            if record.job not in jobs or record.worker not in payees:
-                raise CorruptLog(f"{path.name}: share {record.sequence} points to a job or worker that is not defined")
-            job = jobs[record.job]
-            network_target = emulated_target or nbits_to_target(job.nbits)
-            unit = share_unit(network_target, nbits_to_target(record.share_bits))
-            state.window.add(record.sequence, payees[record.worker], unit)
-            state.seen.of(job.prev_hash).add(sha256d(record.header(job)))
-        else:
-            payload = record.payload
-            if record.kind == KIND_JOB:
-                jobs[payload["job"]] = StratumJob.from_wire(payload)
-                state.next_job = max(state.next_job, payload["job"] + 1)
-            elif record.kind == KIND_WORKER:
-                payees[payload["worker"]] = parse_payee(payload["payee"])
-                state.workers[payees[payload["worker"]], payload["name"]] = payload["worker"]
-            elif record.kind == KIND_CLOSE:
-                state.closes.append(_close_from_payload(payload, state.window, segment, path.name))
-            elif record.kind == KIND_BLOCK:
-                state.blocks.append(_block_from_payload(payload))
-            elif record.kind == KIND_BLOCK_STATE:
-                _apply_block_state(state.blocks, payload, path.name)
-    share_log.t = state.window.t
-    return state
+    first_segment: int
+    rules: Rules
 
 
 def job_payload(job: Job, extranonce_size: int) -> dict[str, object]:
@@ -183,20 +120,19 @@ def close_payload(close: EpochClose) -> dict[str, object]:
     }
 
 
-def _close_from_payload(payload: dict[str, object], window: PplnsWindow, segment: int, name: str) -> EpochClose:
-    """The close of a record, with the weights of the window as replayed so far. Raises CorruptLog if they disagree."""
-    if str(window.t) != payload["t"] or window.first_sequence != payload["firstShare"]:
-        raise CorruptLog(f"{name}: the close of epoch {payload['epoch']} does not fit the shares before it")
+def close_from_payload(payload: dict[str, Any], segment: int, first_segment: int, rules: Rules) -> EpochClose:
+    """Back from `close_payload`, with what the log around it says."""
     return EpochClose(
-        epoch=int(str(payload["epoch"])),
-        first_share=int(str(payload["firstShare"])),
-        closing_share=int(str(payload["closingShare"])),
-        t=window.t,
+        epoch=int(payload["epoch"]),
+        first_share=int(payload["firstShare"]),
+        closing_share=int(payload["closingShare"]),
+        t=int(payload["t"]),
         tip=str(payload["tip"]),
-        tip_height=int(str(payload["tipHeight"])),
-        time=int(str(payload["time"])),
+        tip_height=int(payload["tipHeight"]),
+        time=int(payload["time"]),
         segment=segment,
-        weights=window.weights,
+        first_segment=first_segment,
+        rules=rules,
     )
 
 
@@ -223,7 +159,8 @@ def block_state_payload(block: FoundBlock, time: int) -> dict[str, object]:
     }
 
 
-def _block_from_payload(payload: dict[str, object]) -> FoundBlock:
+def block_from_payload(payload: dict[str, object]) -> FoundBlock:
+    """Back from `block_payload`."""
     return FoundBlock(
         hash=bytes.fromhex(str(payload["block"]))[::-1],
         height=int(str(payload["height"])),
@@ -232,14 +169,3 @@ def _block_from_payload(payload: dict[str, object]) -> FoundBlock:
         worker=int(str(payload["worker"])),
         time=int(str(payload["time"])),
     )
-
-
-def _apply_block_state(blocks: list[FoundBlock], payload: dict[str, object], name: str) -> None:
-    """Bring a block to a recorded state. Raises CorruptLog for a block that was not found before."""
-    block_hash = bytes.fromhex(str(payload["block"]))[::-1]
-    for block in reversed(blocks):
-        if block.hash == block_hash:
-            block.state = BlockState(str(payload["state"]))
-            block.detail = str(payload["detail"])
-            return
-    raise CorruptLog(f"{name}: a state of block {payload['block']}, which was never found")

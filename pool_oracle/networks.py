@@ -28,7 +28,7 @@ class Network:
     `min_share_difficulty`: the floor that keeps a share's unit at 12 significant bits or more.
     `coin`: the ticker. `chains`: a node's name for the chain (`getblockchaininfo`) to the hash of its block 0, display
     order; several where one network has successors. `rules`: what a pool must say that it understands to get a
-    template (BIP-9, BIP-141, BIP-325, LIP-3).
+    template (BIP-9, BIP-141, BIP-325, LIP-3). `halving_interval`: in blocks.
     `may_emulate_target`: whether the policy may set an emulated network target (regtest only).
     """
 
@@ -42,6 +42,7 @@ class Network:
     coin: str
     chains: Mapping[str, str]
     rules: tuple[str, ...]
+    halving_interval: int
     may_emulate_target: bool = False
 
     @property
@@ -53,9 +54,13 @@ class Network:
 # Scrypt pools call difficulty 1 a target that is 2^16 times higher, since cpuminer and cgminer did.
 _SCRYPT_1 = DIFFICULTY_1_TARGET << 16
 
-_bitcoin = partial(Network, pow_name="sha256d", difficulty_1_target=DIFFICULTY_1_TARGET, rules=("segwit",))
+_bitcoin = partial(
+    Network, pow_name="sha256d", difficulty_1_target=DIFFICULTY_1_TARGET, rules=("segwit",), halving_interval=210_000
+)
 _bitcoin_test = partial(_bitcoin, p2pkh=(0x6F,), p2sh=(0xC4,))
-_litecoin = partial(Network, pow_name="scrypt", difficulty_1_target=_SCRYPT_1, rules=("segwit", "mweb"))
+_litecoin = partial(
+    Network, pow_name="scrypt", difficulty_1_target=_SCRYPT_1, rules=("segwit", "mweb"), halving_interval=840_000
+)
 _litecoin_test = partial(_litecoin, p2pkh=(0x6F,), p2sh=(0x3A, 0xC4))
 
 _ENTRIES: tuple[Network, ...] = (
@@ -92,6 +97,7 @@ _ENTRIES: tuple[Network, ...] = (
         hrp="bcrt",
         min_share_difficulty=Fraction(1, 1 << 32),
         coin="rBTC",
+        halving_interval=150,
         chains={"regtest": "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206"},
         may_emulate_target=True,
     ),
@@ -116,6 +122,7 @@ _ENTRIES: tuple[Network, ...] = (
         hrp="rltc",
         min_share_difficulty=Fraction(1, 1 << 32),
         coin="rLTC",
+        halving_interval=150,
         chains={"regtest": "530827f38f93b43ed12af0b3ad25a288dc02ed74d6d7857862df51fc56c416f9"},
         may_emulate_target=True,
     ),

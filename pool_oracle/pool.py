@@ -14,8 +14,12 @@ from pathlib import Path
 import structlog
 
 from pool_oracle.blocks import BlockKeeper
-from pool_oracle.errors import InputError, JobError, NodeError, ShareRefused
+from pool_oracle.errors import ConfigError, InputError, JobError, LedgerError, NodeError, ShareRefused
+from pool_oracle.fees import FeeKeeper
 from pool_oracle.judge import JobTerms, Judge, LiveJob, Submission, Worker
+from pool_oracle.ledger.accounts import AccountedLog
+from pool_oracle.ledger.checkpoint import Checkpoint, Checkpoints
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog, now_micros
 from pool_oracle.logbook import (
     EpochClose,
@@ -23,12 +27,13 @@ from pool_oracle.logbook import (
     WorkerStats,
     close_payload,
     job_payload,
-    restore_state,
 )
 from pool_oracle.networks import Network
 from pool_oracle.node.source import NodeSource
 from pool_oracle.payout.commitment import commitment_script
 from pool_oracle.payout.payee import format_payee
+from pool_oracle.payout.schemes import Scheme
+from pool_oracle.restoring import restore_state
 from pool_oracle.units import Payee
 from pool_oracle.work.firmware import firmware_warning
 from pool_oracle.work.records import ShareRecord
@@ -43,6 +48,10 @@ JOB_SECONDS = 75
 """How old a job may get before miners are given a new one: a little more than a node waits to tell of higher fees."""
 
 NODE_RETRY_SECONDS = 1.0
+
+SETTLE_SECONDS = 0.1
+SETTLE_SHARES = 10_000
+"""Shares that leave the window in one go: some milliseconds. More than can come in the time between."""
 
 log = structlog.get_logger("pool")
 
@@ -65,15 +74,17 @@ class Pool:
         node: NodeSource,
         share_log: ShareLog,
         *,
-        window: int,
+        rules: Rules,
         tag: bytes,
         blocks_folder: Path,
         stale_grace: float = 0,
         extranonce2_size: int = 8,
-        emulated_target: int | None = None,
+        published: int = 0,
     ) -> None:
-        """Replay the log and be ready; the first `set_commitment` makes the first job. Raises CorruptLog.
+        """Replay the log and be ready; the first `set_commitment` makes the first job.
 
+        Raises CorruptLog, and ConfigError where the log goes by other `rules` than these and cannot change to them.
+        New terms hold from the next close on. `published` is the last epoch whose weights nobody asks for again;
         `blocks_folder` keeps found blocks until they are mature; `stale_grace` is for how many seconds after a new tip
         shares of the one before are accepted.
         """
@@ -82,17 +93,25 @@ class Pool:
         self._node = node
         self._log = share_log
         self._tag = tag
-        self._emulated_target = emulated_target
-        state = restore_state(share_log, window, emulated_target)
-        self.window = state.window
-        self.block_keeper = BlockKeeper(node, share_log, blocks_folder, state.blocks)
+        self._emulated_target = rules.emulated_target
+        self._checkpoints = Checkpoints(share_log.folder)
+        self._checkpoint: Checkpoint | None = None
+        self._state = state = restore_state(share_log, rules, published=published, checkpoints=self._checkpoints)
+        self.accounts = state.accounts
+        self._book = AccountedLog(share_log, state.accounts)
+        self._next_rules: Rules | None = None
+        self._take_rules(rules)
+        self.block_keeper = BlockKeeper(node, self._book, blocks_folder, state.blocks)
         self.closes = state.closes
+        self._weights = state.weights
+        self._fees = None
+        if state.accounts.scheme.needs_fees:
+            self._fees = FeeKeeper(node, self._book, state.tips, rules.halving_interval)
         self._workers = state.workers
         self.workers: dict[int, WorkerStats] = {}
         self._next_worker = 0  # not their count: numbers that left no record are not known after a restart
         for (payee, name), number in state.workers.items():
             self._register(number, payee, name)
-        self._next_job = state.next_job
         self._jobs: dict[int, Job] = {}
         self.judge = Judge(network, stale_grace, self._take_block, state.seen)
         self._template: Template | None = None
@@ -105,6 +124,35 @@ class Pool:
     def blocks(self) -> list[FoundBlock]:
         """Every block that was found, oldest first."""
         return self.block_keeper.blocks
+
+    def _take_rules(self, rules: Rules) -> None:
+        """Go on by these rules: at once where nothing was accounted since a close, else from the next close on."""
+        present = self.accounts.rules
+        if rules == present:
+            return
+        if not present.can_become(rules):
+            raise ConfigError(
+                f"this share log is accounted by {present}, and the configuration wants {rules}; only the window, "
+                "the fee and a SOLO pool's payee can change. Another scheme needs a data folder and a distributor of "
+                "its own"
+            )
+        if self.accounts.may_change:
+            self._book.change(rules)
+        else:
+            self._next_rules = rules
+        when = "at the next close" if self._next_rules else "now"
+        log.info("the policy changes", when=when, before=str(present), then=str(rules))
+
+    @property
+    def only_payees(self) -> tuple[Payee, ...]:
+        """Whom miners here may work for, now or from the next close on; empty where everybody may."""
+        rules = (self.accounts.rules, self._next_rules)
+        return tuple(r.payee for r in rules if r is not None and r.payee is not None)
+
+    @property
+    def scheme(self) -> Scheme:
+        """How shares become weights, as of now."""
+        return self.accounts.scheme
 
     # Jobs
 
@@ -121,7 +169,13 @@ class Pool:
 
     async def refresh(self) -> None:
         """Fetch a template now and make a job of it; a clean one where the tip has changed."""
-        self._take_template(await self._node.template())
+        await self._use_template(await self._node.template())
+
+    async def _use_template(self, template: Template) -> None:
+        """Make a job of a template, once its shares can be priced. Raises NodeError, JobError."""
+        if self._fees is not None:
+            await self._fees.follow(template)
+        self._take_template(template)
 
     def _take_template(self, template: Template) -> None:
         job = self._make_job(template)  # first, because it may fail, and then everything stays as it is
@@ -137,7 +191,7 @@ class Pool:
             raise JobError("no epoch is committed yet, so there is nothing a job could carry")
         commitment = self._commitment
         job = make_job(
-            self._next_job,
+            self._state.next_job,
             template,
             reward_script=commitment.reward_script,
             commitment_script=commitment_script(commitment.commitment),
@@ -152,11 +206,15 @@ class Pool:
 
     def _publish(self, job: Job, clean: bool) -> None:
         """Make a job the present one: known to shares, defined in the log, sent to miners."""
-        self._next_job += 1
+        self._state.next_job += 1
         self._jobs[job.number] = job
+        self._state.note_tip(job.stratum.prev_hash, self._log.segment)
         self._log.define_job(job.number, job_payload(job, EXTRANONCE1_SIZE + self.extranonce2_size))
         template = job.template
-        for gone in self.judge.add_job(job.number, job.stratum, job.network_target, template.mintime, template.curtime):
+        forgotten = self.judge.add_job(
+            job.number, job.stratum, job.network_target, template.mintime, template.curtime, template.height
+        )
+        for gone in forgotten:
             self._log.forget_job(gone)
             del self._jobs[gone]
         self.job = job
@@ -180,7 +238,7 @@ class Pool:
         """
         while True:
             try:
-                self._take_template(await self._next_template())
+                await self._use_template(await self._next_template())
             except (NodeError, InputError) as error:
                 log.error("no new template", problem=str(error))
                 await asyncio.sleep(NODE_RETRY_SECONDS)
@@ -256,9 +314,7 @@ class Pool:
         share = ShareRecord(
             sequence, job.number, extranonce1, extranonce2, ntime, nonce, version, share_bits, worker, time
         )
-        done = self._log.append(share, unit)
-        self.window.add(sequence, self.workers[worker].payee, unit)
-        return done
+        return self._book.append_share(share, self.workers[worker].payee, unit, job.height)
 
     def take_block(self, submission: Submission) -> None:
         """A submission that another process found to be a block: hand it in, if it is one."""
@@ -272,26 +328,71 @@ class Pool:
         assert self._template is not None  # noqa: S101 - `set_commitment` comes before anything else
         return self._template.prev_hash, self._template.height - 1
 
+    @property
+    def closed_epochs(self) -> int:
+        """How many epochs were closed."""
+        return self.closes[-1].epoch if self.closes else 0
+
+    def shares_since_close(self) -> int:
+        """How many shares the present epoch has."""
+        closed = self.closes[-1].closing_share if self.closes else -1
+        return self._log.next_sequence - 1 - closed
+
     def close_epoch(self, tip: str, tip_height: int, time: int) -> EpochClose | None:
-        """Append a close to the log after the last share; None when there is no share since the last close."""
-        closing_share = self._log.next_sequence - 1
-        first_share = self.window.first_sequence
-        if first_share is None or (self.closes and self.closes[-1].closing_share == closing_share):
+        """Append a close to the log after the last share; None when there is no share since the last close.
+
+        None, too, while nobody has earned the smallest weight.
+        """
+        scheme = self.scheme
+        first_share = scheme.first_sequence
+        if first_share is None or not self.shares_since_close() or not scheme.weights:
             return None
         close = EpochClose(
-            epoch=len(self.closes) + 1,
+            epoch=self.closed_epochs + 1,
             first_share=first_share,
-            closing_share=closing_share,
-            t=self.window.t,
+            closing_share=self._log.next_sequence - 1,
+            t=scheme.t,
             tip=tip,
             tip_height=tip_height,
             time=time,
             segment=self._log.segment,
-            weights=self.window.weights,
+            first_segment=self.closes[-1].segment + 1 if self.closes else 0,
+            rules=self.accounts.rules,
         )
-        self._log.close_epoch(close_payload(close))
+        self._weights[close.epoch] = self._book.close_epoch(close_payload(close))
         self.closes.append(close)
+        self._checkpoint = self._state.checkpoint()
+        if self._next_rules is not None:
+            self._book.change(self._next_rules)
+            self._next_rules = None
         return close
+
+    async def settle_accounts(self) -> None:
+        """For ever: let go what has left the window, a little at a time, so that a close finds little left to do."""
+        told = ""
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            try:
+                self.scheme.settle(SETTLE_SHARES)
+                told = ""
+            except (LedgerError, InputError) as error:
+                if str(error) != told:
+                    log.error("accounts cannot be settled", problem=str(error))
+                told = str(error)
+
+    def write_checkpoint(self) -> None:
+        """Let a restart begin at the last close, whose epoch is published. Call it in a thread. Raises LedgerError."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None:
+            self._checkpoints.write(checkpoint)
+
+    def weights_of(self, epoch: int) -> dict[Payee, int]:
+        """The weights of a closed epoch, until `forget_weights`."""
+        return self._weights[epoch]
+
+    def forget_weights(self, epoch: int) -> None:
+        """The epoch is published: its weights are in its bundle."""
+        self._weights.pop(epoch, None)
 
     # Blocks
 

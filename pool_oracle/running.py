@@ -26,6 +26,7 @@ from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.config import Config
 from pool_oracle.demo.report import report_to_json, show_report
 from pool_oracle.demo.run import Demo
+from pool_oracle.demo.scenario import DEMO_SCHEMES
 from pool_oracle.errors import InputError
 from pool_oracle.logs import configure_logs
 from pool_oracle.processes import tune_for_serving
@@ -59,14 +60,16 @@ def run_pool(config: Config, on_start: Callable[[dict[str, Any]], None]) -> None
     _run(work())
 
 
-def run_demo(*, keep: bool, data: Path | None, as_json: bool) -> bool:
+def run_demo(*, keep: bool, data: Path | None, scheme: str, as_json: bool) -> bool:
     """Run the demo; returns whether all of it held. Raises what its parts raise."""
+    if scheme not in DEMO_SCHEMES:
+        raise InputError(f"the demo shows schemes without a treasury: {', '.join(DEMO_SCHEMES)}; not {scheme!r}")
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console.width = WIDE
     configure_logs(sys.stderr, level=logging.ERROR)
     with _demo_folder(data) as folder:
-        demo = Demo(folder, console)
+        demo = Demo(folder, console, scheme)
 
         async def work() -> bool:
             try:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pool_oracle.indexing import IndexState
 from pool_oracle.pool import Pool
 
 REASONS = {20: "other", 21: "stale", 22: "duplicate", 23: "low difficulty", 24: "unauthorized", 25: "not subscribed"}
@@ -27,15 +28,22 @@ _STRATUM = {
 class PoolCollector(Collector):
     """The pool's numbers as metric families."""
 
-    def __init__(self, pool: Pool, stratum: Callable[[], Mapping[str, int]]) -> None:
-        """`stratum` gives the counters of the stratum server, see `Counters.values`."""
+    def __init__(
+        self,
+        pool: Pool,
+        stratum: Callable[[], Mapping[str, int]],
+        index: Callable[[], IndexState] | None = None,
+    ) -> None:
+        """`stratum` gives the counters of the stratum server, see `Counters.values`; `index` how the index stands."""
         self._pool = pool
         self._stratum = stratum
+        self._index = index
 
     def collect(self) -> Iterator[Metric]:
         """All families, as they stand now."""
         yield from self._shares()
         yield from self._work()
+        yield from self._indexed()
 
     def _shares(self) -> Iterator[Metric]:
         values = self._stratum()
@@ -58,9 +66,9 @@ class PoolCollector(Collector):
         for state, count in Counter(block.state.value for block in pool.blocks).items():
             blocks.add_metric([state], count)
         yield blocks
-        yield GaugeMetricFamily("pool_oracle_window_shares", "shares with credit", value=pool.window.share_count)
+        yield GaugeMetricFamily("pool_oracle_window_shares", "shares with credit", value=pool.scheme.share_count)
         yield GaugeMetricFamily("pool_oracle_workers", "workers that sent a share", value=len(pool.workers))
-        yield GaugeMetricFamily("pool_oracle_epochs_closed", "epochs that were closed", value=len(pool.closes))
+        yield GaugeMetricFamily("pool_oracle_epochs_closed", "epochs that were closed", value=pool.closed_epochs)
         if pool.job is not None:
             yield GaugeMetricFamily("pool_oracle_job_height", "block height of jobs", value=pool.job.template.height)
             yield GaugeMetricFamily(
@@ -68,6 +76,18 @@ class PoolCollector(Collector):
                 "Unix time of the present job's template",
                 value=pool.job.template.curtime,
             )
+
+    def _indexed(self) -> Iterator[Metric]:
+        if self._index is None:
+            return
+        state = self._index()
+        for name, seconds, what in (
+            ("level", state.level_seconds, "log"),
+            ("chain", state.chain_seconds, "distributor's chain"),
+        ):
+            if seconds is not None:
+                text = f"seconds since the index held all of the {what}"
+                yield GaugeMetricFamily(f"pool_oracle_index_{name}_seconds", text, value=seconds)
 
 
 def metrics_text(collector: Collector) -> bytes:

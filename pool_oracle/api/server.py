@@ -9,23 +9,40 @@ from functools import lru_cache
 from importlib.resources import files
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from pool_oracle.api.lookups import Lookups
 from pool_oracle.api.metrics import metrics_text
+from pool_oracle.api.problems import handle_problems
 from pool_oracle.api.views import Views
-from pool_oracle.errors import ChainError, ConfigError, InputError
+from pool_oracle.errors import ConfigError, InputError
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'"
 
 
-def build_api(views: Views, collector: Collector) -> FastAPI:
-    """The application: every route reads, none writes."""
-    api = FastAPI(title="pool_oracle", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
-    api.add_exception_handler(InputError, _on_input_error)
-    api.add_exception_handler(ChainError, _on_chain_error)
+DESCRIPTION = """\
+What a mining pool shows to its miners, its operator and its auditors. Everything can be read, nothing written.
+
+Routes below `/api/v1/index` are answered from an SQL index of the share log and of the distributor's events, which may
+be some seconds behind, and says so; the others from the pool's memory, its published files and the chain itself.
+Integers that may pass 2^53 are decimal strings.
+"""
+
+
+def build_api(views: Views, collector: Collector, lookups: Lookups | None = None) -> FastAPI:
+    """The application: every route reads, none writes. Without `lookups` nothing is answered from the index."""
+    api = FastAPI(
+        title="pool_oracle",
+        version="1",
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    handle_problems(api)
     for path, view in (
         ("/healthz", _healthz),
         ("/api/v1/pool", views.pool),
@@ -37,6 +54,8 @@ def build_api(views: Views, collector: Collector) -> FastAPI:
     ):
         api.add_api_route(path, view, methods=["GET"])
     api.add_api_route("/api/v1/epochs/{number}/{name}", _bundle_files(views), methods=["GET"])
+    if lookups is not None:
+        api.include_router(lookups.router())
     api.add_api_route("/metrics", _metrics(collector), methods=["GET"], include_in_schema=False)
     api.add_api_route("/", _page, methods=["GET"], include_in_schema=False)
     api.add_api_route("/page.js", _script, methods=["GET"], include_in_schema=False)
@@ -45,6 +64,7 @@ def build_api(views: Views, collector: Collector) -> FastAPI:
 
 def _bundle_files(views: Views) -> Callable[[int, str], Awaitable[FileResponse]]:
     async def bundle_file(number: int, name: str) -> FileResponse:
+        """A file of an epoch's bundle: manifest.json, leaves.json, or a segment of the share log."""
         path = await views.file(number, name)
         if path is None:
             raise InputError(f"epoch {number} has no file {name!r}")
@@ -61,6 +81,7 @@ def _metrics(collector: Collector) -> Callable[[], Awaitable[Response]]:
 
 
 async def _healthz() -> dict[str, str]:
+    """Whether the pool's process answers."""
     return {"status": "ok"}
 
 
@@ -72,23 +93,9 @@ async def _script() -> Response:
     return Response(_asset("page.js"), media_type="text/javascript")
 
 
-async def _on_input_error(_request: Request, error: Exception) -> JSONResponse:
-    return _problem(404, str(error))
-
-
-async def _on_chain_error(_request: Request, error: Exception) -> JSONResponse:
-    return _problem(503, str(error))
-
-
 @lru_cache
 def _asset(name: str) -> str:
     return (files("pool_oracle.api") / "page" / name).read_text(encoding="utf-8")
-
-
-def _problem(status: int, detail: str) -> JSONResponse:
-    """An error as RFC 9457 wants it."""
-    body = {"type": "about:blank", "status": status, "detail": detail}
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
 
 
 class _Server(uvicorn.Server):
@@ -102,9 +109,10 @@ class _Server(uvicorn.Server):
 class ApiServer:
     """Serves the API until it is stopped."""
 
-    def __init__(self, views: Views, collector: Collector) -> None:
-        """`views` is what there is to see, `collector` what there is to count."""
-        self._api = build_api(views, collector)
+    def __init__(self, views: Views, collector: Collector, lookups: Lookups | None = None) -> None:
+        """`views` is what there is to see, `collector` what there is to count, `lookups` what the index answers."""
+        self._api = build_api(views, collector, lookups)
+        self._lookups = lookups
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -126,3 +134,5 @@ class ApiServer:
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await self._task
+        if self._lookups is not None:
+            self._lookups.close()

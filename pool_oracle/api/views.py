@@ -12,7 +12,7 @@ from pool_oracle.chain.distributor import DistributorClient, part_of
 from pool_oracle.epoch.keeper import Epoch, EpochKeeper
 from pool_oracle.epoch.rewards import Reward
 from pool_oracle.errors import InputError
-from pool_oracle.ledger.bundle import read_leaves
+from pool_oracle.ledger.bundle import bundle_file, read_leaves
 from pool_oracle.payout.manifest import cid
 from pool_oracle.payout.payee import address_of, format_payee, parse_payee
 from pool_oracle.payout.sumtree import SumTree
@@ -54,8 +54,8 @@ class Views:
             "uptimeSeconds": int(time.time() - self._started),
             "accepted": sum(worker.accepted for worker in workers),
             "refused": sum(worker.refused for worker in workers),
-            "windowShares": self._pool.window.share_count,
-            "windowFill": str(self._pool.window.total),
+            "windowShares": self._pool.scheme.share_count,
+            "windowFill": str(self._pool.scheme.total),
             "unit": str(S),
             "height": job.template.height if job else None,
             "jobEpoch": job.epoch if job else None,
@@ -68,7 +68,7 @@ class Views:
 
     async def workers(self) -> list[dict[str, Any]]:
         """Every worker since the start, with its payee's credit in the window."""
-        weights = self._pool.window.weights
+        weights = self._pool.scheme.weights
         return [
             {
                 "payee": format_payee(worker.payee),
@@ -101,8 +101,7 @@ class Views:
         if not 0 <= number < len(self._keeper.epochs):
             return None
         epoch = self._keeper.epochs[number]
-        names = {"manifest.json", "leaves.json", *(segment.name for segment in epoch.manifest.segments)}
-        return epoch.folder / name if name in names else None
+        return bundle_file(epoch.folder, epoch.manifest, name)
 
     async def blocks(self) -> list[dict[str, Any]]:
         """Every block that miners of this pool found, newest first."""

@@ -6,31 +6,34 @@ Nothing of the pool's own state is read: only bundles, and on request what the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pool_oracle.audit.shares import EpochShares, JobRules
 from pool_oracle.errors import InputError, LedgerError, ManifestError
-from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.accounts import Accounts
 from pool_oracle.ledger.bundle import MANIFEST_FILE, bundle_folders, read_leaves, read_manifest, read_segment
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.networks import Network, network_named
-from pool_oracle.payout.commitment import epoch_commitment, find_commitment
+from pool_oracle.payout.commitment import epoch_commitment
 from pool_oracle.payout.manifest import Manifest
 from pool_oracle.payout.payee import format_payee, parse_payee
 from pool_oracle.payout.sumtree import SumTree
-from pool_oracle.payout.window import PplnsWindow, S, share_unit
-from pool_oracle.units import Payee
-from pool_oracle.work.coinbase import check_extranonce_place
-from pool_oracle.work.records import KIND_JOB, KIND_WORKER, LongRecord, SegmentHeader, ShareRecord, read_records
-from pool_oracle.work.scripts import FlyoverTerms, flyover_script
-from pool_oracle.work.share import StratumJob, check_header
-from pool_oracle.work.targets import nbits_to_target
-from pool_oracle.work.transaction import parse_transaction
+from pool_oracle.payout.window import S
+from pool_oracle.work.records import (
+    LongRecord,
+    SegmentHeader,
+    ShareRecord,
+    read_records,
+)
+from pool_oracle.work.scripts import FlyoverTerms
 
 Progress = Callable[[int], None]
 
-SCHEME = "pplns"
 ERROR, NOTE = "error", "note"
+TELL = 100
+"""Shares after which progress is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +83,20 @@ class AuditReport:
         return {"verdict": "PASS" if self.passed else "FAIL"} | asdict(self)
 
 
-@dataclass(slots=True)
-class _Segments:
-    """What the definitions of the segments read so far say."""
-
-    jobs: dict[int, tuple[StratumJob, int]] = field(default_factory=dict)  # job, size of its extranonces
-    payees: dict[int, Payee] = field(default_factory=dict)
-
-
 class BundleAudit:
     """Audits the epochs of a folder, oldest first, each against the ones before."""
 
     def __init__(self, folder: Path, *, terms: FlyoverTerms | None = None, progress: Progress | None = None) -> None:
-        """`terms` is what reward scripts are checked by, where known; `progress` is told of every hundred shares."""
+        """`terms` is what reward scripts are checked by, where known; `progress` is told now and then."""
         self._folder = folder
         self._terms = terms
         self._progress = progress or (lambda _count: None)
         self._commitments: dict[int, bytes] = {}
         self._closings: dict[int, int] = {}  # closing share -> T, of the epochs before
+        self._accounts: Accounts | None = None  # of a scheme that goes on from epoch to epoch
+        self._accounted = -1  # the last segment that is in them
+        self._seen: set[bytes] = set()  # headers of the shares that are in them
+        self._told = 0  # shares of this epoch that progress was told of
         self._previous: Manifest | None = None
         self._previous_hash: bytes | None = None
         self.report = AuditReport()
@@ -131,7 +130,6 @@ class BundleAudit:
         leaves = read_leaves(folder)
         tree = SumTree(leaves)
         self.expect("leaves in ascending order", tree.leaves, leaves, where)
-        self.expect("scheme", SCHEME, manifest.policy.scheme, where)
         self.expect("unit", str(S), manifest.policy.unit, where)
         root = f"0x{tree.root.hex()}"
         self.expect("root of the leaves", manifest.root, root, where)
@@ -142,7 +140,7 @@ class BundleAudit:
             genesis = [(parse_payee(manifest.policy.genesis_payee), 1)]
             self.expect("leaves of epoch 0", genesis, tree.leaves, where)
         else:
-            shares = self._check_window(folder, manifest, tree)
+            shares = self._check_shares(folder, manifest, tree)
         distributor = bytes.fromhex(manifest.distributor[2:])
         self._commitments[manifest.epoch] = epoch_commitment(manifest.chain_id, distributor, tree.root, digest)
         self._previous, self._previous_hash = manifest, digest
@@ -161,56 +159,68 @@ class BundleAudit:
             return
         self.expect("epoch number", previous.epoch + 1, manifest.epoch, where)
         self.expect("previous manifest", f"0x{previous_hash.hex()}", manifest.previous, where)
-        for name in ("pool", "network", "chain_id", "distributor", "route", "policy"):
+        for name in ("pool", "network", "chain_id", "distributor", "route"):
             self.expect(f"{name} unchanged", getattr(previous, name), getattr(manifest, name), where)
+        before, now = previous.policy, manifest.policy
+        kept = replace(before, window=now.window, fee_bps=now.fee_bps, payee=now.payee)
+        self.expect("policy unchanged, but for its terms", kept, now, where)
+        for name in ("window", "fee_bps", "payee"):
+            if getattr(before, name) != getattr(now, name):
+                self.find(f"{name} of the policy", getattr(before, name), getattr(now, name), where, NOTE)
 
-    def _check_window(self, folder: Path, manifest: Manifest, tree: SumTree) -> int:
-        """Rebuild every share of the window; returns how many."""
+    def _check_shares(self, folder: Path, manifest: Manifest, tree: SumTree) -> int:
+        """Rebuild every share that the weights rest on and that was not accounted before; returns how many."""
         where = folder.name
         network = network_named(manifest.network)
-        emulated = self._emulated_target(manifest, network, where)
-        window: PplnsWindow | None = None
-        known = _Segments()
-        checked_jobs: set[int] = set()
-        seen: set[bytes] = set()
-        count = 0
-        last = -1
+        rules = self._rules(manifest, network, where)
+        is_carried = range(1) if rules.pays_from_treasury else range(manifest.epoch)
+        carried = {commitment for number, commitment in self._commitments.items() if number in is_carried}
+        jobs = JobRules(frozenset(carried), self._terms)
+        shares = EpochShares(self.expect, self.find, network, rules, jobs, closing_share=manifest.closing_share or 0)
+        shares.go_on(self._accounts, self._accounted, self._seen)
         for place, record in self._records(folder, manifest):
-            if isinstance(record, SegmentHeader):
-                if window is None:
-                    window = PplnsWindow(manifest.policy.window, t=record.t)
-                else:
-                    self.expect("T at the segment's start", window.t, record.t, place)
-                    self.expect("first share of the segment", last + 1, record.first_sequence, place)
-            elif isinstance(record, LongRecord):
-                self._define(record, known, place)
-            elif window is not None and record.sequence <= (manifest.closing_share or 0):
-                unit = self._check_share(record, known, network, emulated, seen, checked_jobs, manifest, place)
-                payee = known.payees.get(record.worker)
-                if payee is not None:
-                    window.add(record.sequence, payee, unit)
-                last = record.sequence
-                if last in self._closings:
-                    self.expect("T at the previous close", self._closings[last], window.t, place)
-                count += 1
-                if count % 100 == 0:
-                    self._progress(100)
-        self._progress(count % 100)
-        self._check_result(manifest, window, last, tree, where)
-        return count
+            shares.take(record, place)
+            if isinstance(record, ShareRecord) and record.sequence in self._closings and not shares.skips:
+                self.expect("T at the previous close", self._closings[record.sequence], shares.t, place)
+            if shares.count - self._told >= TELL:
+                self._tell(shares.count)
+        self._tell(shares.count)
+        self._told = 0
+        self._check_result(manifest, shares, tree, where)
+        return shares.count
 
-    def _check_result(
-        self, manifest: Manifest, window: PplnsWindow | None, last: int, tree: SumTree, where: str
-    ) -> None:
-        if window is None:
+    def _tell(self, count: int) -> None:
+        self._progress(count - self._told)
+        self._told = count
+
+    def _rules(self, manifest: Manifest, network: Network, where: str) -> Rules:
+        """What the manifest's policy says that shares are accounted by. Raises InputError."""
+        policy = manifest.policy
+        return Rules(
+            window=policy.window,
+            emulated_target=self._emulated_target(manifest, network, where),
+            scheme=policy.scheme,
+            fee_bps=policy.fee_bps,
+            halving_interval=network.halving_interval,
+            payee=None if policy.payee is None else parse_payee(policy.payee),
+        )
+
+    def _check_result(self, manifest: Manifest, shares: EpochShares, tree: SumTree, where: str) -> None:
+        accounts = shares.accounts
+        if accounts is None:
             self.find("segments", "at least one", "none", where)
             return
-        self.expect("closing share", manifest.closing_share, last, where)
-        self.expect("T at the close", manifest.closing_t, str(window.t), where)
-        self.expect("first share of the window", manifest.first_share, window.first_sequence, where)
-        self.expect("total by T and X", min(window.t, manifest.policy.window * S), window.total, where)
-        self._closings[last] = window.t
-        weights, leaves = window.weights, dict(tree.leaves)
+        scheme, rules = accounts.scheme, shares.rules
+        self.expect("policy in the log", rules, accounts.rules, where)
+        self.expect("closing share", manifest.closing_share, shares.last, where)
+        self.expect("T at the close", manifest.closing_t, str(scheme.t), where)
+        self.expect("first share that is paid", manifest.first_share, scheme.first_sequence, where)
+        if not rules.is_window:
+            self._accounts, self._accounted, self._seen = accounts, shares.last_segment, shares.seen
+        elif shares.windows == {rules.window}:
+            self.expect("total by T and X", min(scheme.t, rules.window * S), scheme.total, where)
+        self._closings[shares.last] = scheme.t
+        weights, leaves = accounts.on_close(), dict(tree.leaves)
         for payee in sorted(weights.keys() | leaves.keys()):
             self.expect(f"weight of {format_payee(payee)}", weights.get(payee, 0), leaves.get(payee, 0), where)
 
@@ -231,65 +241,3 @@ class BundleAudit:
                 if isinstance(record, SegmentHeader):
                     self.expect("first share of the segment", segment.first, record.first_sequence, segment.name)
                 yield f"{folder.name}/{segment.name} offset {offset}", record
-
-    def _define(self, record: LongRecord, known: _Segments, place: str) -> None:
-        """Note a definition. One number stands for one job or worker, however often it is defined."""
-        try:
-            if record.kind == KIND_JOB:
-                job = (StratumJob.from_wire(record.payload), int(record.payload["extranonceSize"]))
-                self.expect("job defined again", known.jobs.setdefault(int(record.payload["job"]), job), job, place)
-            elif record.kind == KIND_WORKER:
-                payee = parse_payee(str(record.payload["payee"]))
-                number = int(record.payload["worker"])
-                self.expect("worker defined again", known.payees.setdefault(number, payee), payee, place)
-        except (InputError, KeyError, ValueError, TypeError, OverflowError) as error:
-            self.find("definition in the log", "a job or a worker", repr(error), place)
-
-    def _check_share(
-        self,
-        share: ShareRecord,
-        known: _Segments,
-        network: Network,
-        emulated: int | None,
-        seen: set[bytes],
-        checked_jobs: set[int],
-        manifest: Manifest,
-        place: str,
-    ) -> int:
-        """A share's proof of work, its uniqueness, its job; returns its unit, 0 for one that does not count."""
-        if share.job not in known.jobs or share.worker not in known.payees:
-            self.find("job and worker of the share", "defined before it", f"share {share.sequence}", place)
-            return 0
-        job, extranonce_size = known.jobs[share.job]
-        self.expect("extranonces", extranonce_size, len(share.extranonce1) + len(share.extranonce2), place)
-        if share.job not in checked_jobs:
-            checked_jobs.add(share.job)
-            self._check_job(job, share, manifest, place)
-        share_target = nbits_to_target(share.share_bits)
-        network_target = emulated or nbits_to_target(job.nbits)
-        root = job.merkle_root(share.extranonce1, share.extranonce2)
-        checked = check_header(share.header(job), root, share_target, network_target, network.pow_hash)
-        if not checked.meets_share_target:
-            self.find("proof of work", f"a hash up to {share_target:#x}", checked.pow_hash[::-1].hex(), place)
-            return 0
-        header_hash = sha256d(checked.header)
-        if header_hash in seen:
-            self.find("share counted once", "a new header", header_hash[::-1].hex(), place)
-            return 0
-        seen.add(header_hash)
-        return share_unit(network_target, share_target)
-
-    def _check_job(self, job: StratumJob, share: ShareRecord, manifest: Manifest, place: str) -> None:
-        """The coinbase carries the commitment of an epoch before this one, and pays what that epoch fixes."""
-        check_extranonce_place(job.coinb1, len(share.extranonce1) + len(share.extranonce2))
-        coinbase = parse_transaction(job.coinbase(share.extranonce1, share.extranonce2))
-        found = find_commitment(output.script for output in coinbase.outputs)
-        earlier = {c: n for n, c in self._commitments.items() if n < manifest.epoch}
-        if found is None or found[1] not in earlier:
-            text = f"0x{found[1].hex()}" if found else "none, or several"
-            self.find("commitment in the coinbase", "that of an earlier epoch", text, f"{place}, job {share.job}")
-            return
-        if self._terms is not None:
-            paid = {output.script.hex() for output in coinbase.outputs if output.value}
-            expected = {flyover_script(found[1], self._terms).hex()}
-            self.expect("reward script of the coinbase", expected, paid, f"{place}, job {share.job}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pool_oracle.audit.bundles import ERROR, NOTE, BundleAudit
-from pool_oracle.chain.distributor import NO_EPOCH, DistributorClient
+from pool_oracle.chain.distributor import DistributorClient
+from pool_oracle.chain.events import NO_EPOCH
 from pool_oracle.payout.sumtree import sum_of
 
 
@@ -14,18 +15,21 @@ def audit_chain(audit: BundleAudit, distributor: DistributorClient) -> None:
     for manifest, _ in audit.manifests[-1:]:
         audit.expect("chain id", manifest.chain_id, distributor.chain.chain_id, where)
         audit.expect("distributor", manifest.distributor, distributor.address.lower(), where)
-    published = {m.epoch: (bytes.fromhex(m.root[2:]), digest) for m, digest in audit.manifests}
-    committed = distributor.committed_epochs()
-    for i, epoch in enumerate(committed):
-        where = f"distributor {distributor.address}, block {epoch.block}"
-        audit.expect("order of commits", i, epoch.number, where)
-        if epoch.number not in published:
-            audit.find(f"bundle of committed epoch {epoch.number}", "published", "missing", where)
+    published = {digest: (m.epoch, bytes.fromhex(m.root[2:])) for m, digest in audit.manifests}
+    last = -1
+    for i, commit in enumerate(distributor.committed_epochs()):
+        where = f"distributor {distributor.address}, block {commit.block}"
+        audit.expect("order of commits", i, commit.number, where)
+        if commit.manifest_hash not in published:
+            found = f"0x{commit.manifest_hash.hex()}"
+            audit.find(f"manifest of commit {commit.number}", "that of a published bundle", found, where)
             continue
-        root, digest = published[epoch.number]
-        audit.expect(f"root of epoch {epoch.number}", f"0x{root.hex()}", f"0x{epoch.root.hex()}", where)
-        audit.expect(f"manifest of epoch {epoch.number}", f"0x{digest.hex()}", f"0x{epoch.manifest_hash.hex()}", where)
-    roots = {root for root, _ in published.values()}
+        epoch, root = published[commit.manifest_hash]  # a pool may commit only epochs that found a block
+        audit.expect(f"root of epoch {epoch}", f"0x{root.hex()}", f"0x{commit.root.hex()}", where)
+        if epoch <= last:
+            audit.find("order of committed epochs", f"one after {last}", epoch, where)
+        last = epoch
+    roots = {root for _, root in published.values()}
     open_amount = 0
     for payout in distributor.payouts():
         where = f"payout {payout.id}"

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from eth_abi.abi import decode as abi_decode
@@ -23,7 +24,7 @@ from web3.contract.contract import Contract, ContractConstructor, ContractFuncti
 from web3.exceptions import ContractLogicError, TimeExhausted, Web3Exception
 from web3.types import RPCEndpoint, RPCResponse, TxParams, TxReceipt
 
-from pool_oracle.errors import ChainError, SetupError, TransactionReverted
+from pool_oracle.errors import AlreadyDone, ChainError, ChainRefused, SetupError, TransactionReverted
 from pool_oracle.hashes import keccak256
 
 RECEIPT_TIMEOUT_SECONDS = 60
@@ -119,11 +120,36 @@ class Chain:
         return int(self.web3.eth.get_block("latest")["timestamp"])
 
     def rpc(self, method: str, *params: Any) -> Any:
-        """Any JSON-RPC method. Raises ChainError with the node's words."""
+        """Any JSON-RPC method. Raises ChainRefused with the node's words, ChainError where it does not answer."""
         answer = self.web3.provider.make_request(RPCEndpoint(method), list(params))
         if "error" in answer:
-            raise ChainError(f"{method}: {answer['error']}")
+            raise ChainRefused(f"{method}: {answer['error']}")
         return answer["result"]
+
+
+class Sending(Protocol):
+    """Calls contracts as one account: at once (`Sender`), or by way of an outbox or a proposal (`sending.py`)."""
+
+    @property
+    def chain(self) -> Chain:
+        """Where it sends to."""
+
+    @property
+    def address(self) -> str:
+        """The account's address."""
+
+    def send(
+        self,
+        call: ContractFunction | ContractConstructor,
+        *,
+        value: int = 0,
+        intent: str | None = None,
+        done: Callable[[], bool] | None = None,
+    ) -> TxReceipt:
+        """Have a call mined. `intent` names it for good; `done` tells whether it still has to be.
+
+        Raises TransactionReverted with the contract's error, AlreadyDone, NotSent, ChainError for everything else.
+        """
 
 
 class Sender:
@@ -140,12 +166,21 @@ class Sender:
         """The account's address."""
         return str(self.account.address)
 
-    def send(self, call: ContractFunction | ContractConstructor, *, value: int = 0) -> TxReceipt:
-        """Send a transaction and wait for its receipt.
+    def send(
+        self,
+        call: ContractFunction | ContractConstructor,
+        *,
+        value: int = 0,
+        intent: str | None = None,
+        done: Callable[[], bool] | None = None,
+    ) -> TxReceipt:
+        """Send a transaction and wait for its receipt; nothing of it is remembered.
 
-        Raises TransactionReverted with the contract's error, ChainError for everything else.
+        Raises TransactionReverted with the contract's error, AlreadyDone, ChainError for everything else.
         """
         what = getattr(call, "fn_name", "deployment")
+        if done is not None and done():
+            raise AlreadyDone(f"{intent or what} was done already")
         with self._one_at_a_time:
             try:
                 return self._send(call, value, what)

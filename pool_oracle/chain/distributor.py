@@ -9,14 +9,12 @@ from web3 import Web3
 from web3.logs import DISCARD
 from web3.types import TxReceipt
 
-from pool_oracle.chain.client import Chain, Sender
+from pool_oracle.chain.client import Chain, Sending
+from pool_oracle.chain.events import CommittedEpoch, DistributorEvents
 from pool_oracle.errors import ChainError
 from pool_oracle.payout.bip137 import SignedMessage
 from pool_oracle.payout.sumtree import SumProof, sum_of
 from pool_oracle.units import Payee, Wei
-
-NO_EPOCH = (1 << 64) - 1
-"""The epoch of payouts that were funded with a root of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +28,6 @@ class Payout:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedEpoch:
-    """An epoch as the contract announced it."""
-
-    number: int
-    root: bytes
-    manifest_hash: bytes
-    block: int
-
-
 class DistributorClient:
     """Reads a distributor, and sends to it through whichever Sender is given."""
 
@@ -49,6 +37,10 @@ class DistributorClient:
         self.contract = chain.contract("NativeDistributor", address)
         self.address = str(self.contract.address)
         self.address_bytes = bytes.fromhex(self.address[2:])
+
+    def events(self) -> DistributorEvents:
+        """What it logged."""
+        return DistributorEvents(self.chain, self.address)
 
     def operator(self) -> str:
         """Who may commit."""
@@ -72,11 +64,7 @@ class DistributorClient:
 
     def committed_epochs(self) -> list[CommittedEpoch]:
         """Every commit, oldest first, from the contract's events."""
-        logs = self.contract.events.Committed().get_logs(from_block=0)
-        return [
-            CommittedEpoch(e["args"]["epoch"], e["args"]["root"], e["args"]["manifestHash"], e["blockNumber"])
-            for e in logs
-        ]
+        return self.events().commits()
 
     def payouts(self) -> list[Payout]:
         """Every payout, oldest first."""
@@ -110,13 +98,20 @@ class DistributorClient:
         """The nonce of the payee's next recipient."""
         return int(self.contract.functions.nonceOf(payee).call())
 
-    def commit(self, sender: Sender, root: bytes, manifest_hash: bytes) -> tuple[int, TxReceipt]:
-        """Commit the next epoch; returns its number as the contract counts it, and the receipt."""
-        receipt = sender.send(self.contract.functions.commit(root, manifest_hash))
+    def commit(self, sender: Sending, root: bytes, manifest_hash: bytes) -> tuple[int, TxReceipt]:
+        """Commit the next epoch; returns its number as the contract counts it, and the receipt.
+
+        Raises AlreadyDone where it is the last one that was committed, and what `Sending.send` raises.
+        """
+        receipt = sender.send(
+            self.contract.functions.commit(root, manifest_hash),
+            intent=f"commit:{self.address}:{manifest_hash.hex()}",
+            done=lambda: self.latest_epoch().manifest_hash == manifest_hash,
+        )
         (event,) = self.contract.events.Committed().process_receipt(receipt, errors=DISCARD)
         return int(event["args"]["epoch"]), receipt
 
-    def claim(self, sender: Sender, payee: Payee, claims: list[tuple[int, SumProof]]) -> TxReceipt:
+    def claim(self, sender: Sending, payee: Payee, claims: list[tuple[int, SumProof]]) -> TxReceipt:
         """Claim a payee's parts of several payouts, each given with its proof."""
         items = [(payout_id, proof.index, proof.weight, list(proof.siblings)) for payout_id, proof in claims]
         return sender.send(self.contract.functions.claim(payee, items))
@@ -124,21 +119,20 @@ class DistributorClient:
     def claimed_amounts(self) -> dict[Payee, Wei]:
         """What each payee was paid so far, from the contract's events."""
         amounts: dict[Payee, Wei] = {}
-        for event in self.contract.events.Claimed().get_logs(from_block=0):
-            payee = Payee(bytes(event["args"]["payee"]))
-            amounts[payee] = Wei(amounts.get(payee, 0) + event["args"]["amount"])
+        for claim in self.events().all()[1]:
+            amounts[claim.payee] = Wei(amounts.get(claim.payee, 0) + claim.amount)
         return amounts
 
     def fees_taken(self) -> Wei:
         """The sum of the fee over all payouts, from the contract's events."""
-        return Wei(sum(e["args"]["fee"] for e in self.contract.events.PayoutRecorded().get_logs(from_block=0)))
+        return Wei(sum(payout.fee for payout in self.events().all()[0]))
 
     def link_message(self, payee: Payee, recipient: str, deadline: int) -> str:
         """The text that the owner of a Bitcoin payee has to sign."""
         return str(self.contract.functions.linkMessage(payee, Web3.to_checksum_address(recipient), deadline).call())
 
     def link_bitcoin_key(
-        self, sender: Sender, payee: Payee, recipient: str, deadline: int, signed: SignedMessage
+        self, sender: Sending, payee: Payee, recipient: str, deadline: int, signed: SignedMessage
     ) -> TxReceipt:
         """Set the recipient of a Bitcoin payee by its signature."""
         signature: Any = (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from web3.logs import DISCARD
 from web3.types import EventData
 
-from pool_oracle.chain.client import Chain, Sender
-from pool_oracle.errors import ChainError
-from pool_oracle.hashes import hash160, sha256
+from pool_oracle.chain.client import Chain, Sending
+from pool_oracle.errors import AlreadyDone, ChainError
+from pool_oracle.hashes import hash160, sha256, sha256d
 from pool_oracle.units import Wei
 from pool_oracle.work.scripts import FlyoverTerms, flyover_hash, flyover_redeem_script, flyover_script, p2wsh
 
@@ -76,16 +76,24 @@ class FlyoverRouteClient:
         """The height of the bridge's best Bitcoin header."""
         return int(self._bridge.functions.getBtcBlockchainBestChainHeight().call())
 
-    def relay_headers(self, sender: Sender, headers: list[bytes]) -> None:
+    def relay_headers(self, sender: Sending, headers: list[bytes]) -> None:
         """Give the bridge Bitcoin headers. On Rootstock the PowPeg does that; on a local chain somebody must."""
         sender.send(self._bridge.functions.receiveHeaders(headers))
 
     def register(
-        self, sender: Sender, coinbase: bytes, height: int, partial_tree: bytes, root: bytes, manifest_hash: bytes
+        self, sender: Sending, coinbase: bytes, height: int, partial_tree: bytes, root: bytes, manifest_hash: bytes
     ) -> Registration:
-        """Register a matured coinbase (without witness data) and fund the distributor. Raises TransactionReverted."""
+        """Register a matured coinbase (without witness data) and fund the distributor, unless somebody has done so.
+
+        Raises TransactionReverted, ChainError.
+        """
         call = self.contract.functions.register(coinbase, height, partial_tree, root, manifest_hash)
-        receipt = sender.send(call)
+        txid = sha256d(coinbase)
+        intent = f"register:{self.address}:{txid[::-1].hex()}"
+        try:
+            receipt = sender.send(call, intent=intent, done=lambda: txid in self.registrations())
+        except AlreadyDone:
+            return self.registrations()[txid]
         (event,) = self.contract.events.Registered().process_receipt(receipt, errors=DISCARD)
         return _registration(event)
 

@@ -54,7 +54,7 @@ def show_report(report: DemoReport, console: Console) -> None:
     """The table and the sums, for people."""
     short = _shorten if console.width < NARROW else str
     table = Table(title="What every miner got", title_justify="left")
-    for heading in ("miner", "payee", "shares", "weight", "window %", "paid", "claim transaction"):
+    for heading in ("miner", "payee", "shares", "weight", "weight %", "paid", "claim transaction"):
         table.add_column(
             heading, justify="left" if heading in ("miner", "payee", "claim transaction") else "right", no_wrap=True
         )

@@ -58,10 +58,11 @@ T = TypeVar("T")
 class Demo:
     """One run: `prepare` in the main thread before the event loop, then `run`; then `stop` and `close` in any case."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
-        """`folder` takes all data of the run."""
+    def __init__(self, folder: Path, console: Console, scheme: str) -> None:
+        """`folder` takes all data of the run; `scheme` is one of `DEMO_SCHEMES`."""
         self._folder = folder
         self._console = console
+        self._scheme = scheme
         self._accounts = demo_accounts()
         self._anvil: Anvil | None = None
         self._miners: list[DemoMiner] = []
@@ -77,7 +78,7 @@ class Demo:
         self._anvil = Anvil(root)
         chain = Chain(self._anvil.url)
         self._say(f"anvil runs: chain {chain.chain_id}, {self._anvil.url}")
-        config = deploy_demo(root, self._folder, chain, self._accounts)
+        config = deploy_demo(root, self._folder, chain, self._accounts, self._scheme)
         self._say(f"NativeDistributor at {config.chain.distributor}")
         self._say(f"FlyoverRoute at {config.chain.flyover_route}, DevBridge at {BRIDGE_ADDRESS}")
         self._app = PoolApp(config)
@@ -112,8 +113,8 @@ class Demo:
     async def stop(self) -> None:
         """End miners and pool."""
         for miner in self._miners:
-            if miner.process is not None:
-                stop_child(miner.process)
+            for process in miner.processes:
+                stop_child(process)
         await self._app.stop()
 
     def close(self) -> None:
@@ -124,13 +125,15 @@ class Demo:
     # Mining
 
     def _start_miners(self) -> None:
-        self._miners = demo_miners(self._accounts)
+        self._miners = demo_miners(self._accounts, self._scheme)
         for miner in self._miners:
-            user = f"{miner.address}.{miner.name}"
-            arguments = [HOST, str(self._app.stratum_port), user, str(miner.hashes_per_second)]
-            miner.process = start_child([sys.executable, "-m", "pool_oracle.simulated_miner", *arguments])
-        rates = ", ".join(f"{miner.name} {miner.hashes_per_second // 1000} kH/s" for miner in self._miners)
-        self._say(f"five miners hash: {rates}")
+            for number, rate in enumerate(miner.hash_rates):
+                machine = f"{miner.address}.{miner.name}{number or ''}"
+                arguments = [HOST, str(self._app.stratum_port), machine, str(rate)]
+                child = start_child([sys.executable, "-m", "pool_oracle.simulated_miner", *arguments])
+                miner.processes.append(child)
+        rates = ", ".join(f"{m.name} {' + '.join(str(r // 1000) for r in m.hash_rates)} kH/s" for m in self._miners)
+        self._say(f"scheme {self._scheme}; five machines hash: {rates}")
 
     async def _mine(self) -> None:
         """Until enough blocks were found in jobs that carry an epoch of the miners' own shares."""
@@ -334,7 +337,7 @@ class Demo:
                 await asyncio.wait([step], timeout=0.2)
                 if self._app.failure is not None and self._app.failure.done():
                     self._app.failure.result()
-                dead = [m.name for m in self._miners if m.process is not None and m.process.poll() is not None]
+                dead = [m.name for m in self._miners if any(p.poll() is not None for p in m.processes)]
                 if dead and not step.done():
                     raise PoolOracleError(f"{', '.join(dead)} ended before the demo did")
             return step.result()

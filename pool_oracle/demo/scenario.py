@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eth_account import Account
@@ -20,6 +20,7 @@ from pool_oracle.hashes import hash160
 from pool_oracle.networks import network_named
 from pool_oracle.node.embedded import REGTEST_GENESIS_HASH, solve
 from pool_oracle.payout.payee import payee_of_account
+from pool_oracle.payout.schemes import SCHEMES, PaidBy
 from pool_oracle.units import WEI_PER_COIN, Payee
 from pool_oracle.work.scripts import OP_TRUE
 from pool_oracle.work.share import pack_header
@@ -31,6 +32,9 @@ EMULATED_TARGET = 1 << 236
 """About a million hashes a block."""
 SHARE_DIFFICULTY = "65535/68719476736"
 """Target 2^244: about 4,096 hashes a share and 256 shares a block."""
+DEMO_SCHEMES = tuple(name for name, scheme in SCHEMES.items() if scheme.paid_by is PaidBy.BLOCK)
+"""Those that need no treasury."""
+DEFAULT_SCHEME = "pplns"
 EPOCH_SECONDS = 3
 WINDOW = 2
 FEE_BPS = 100
@@ -59,15 +63,18 @@ STARTING_BALANCE = 10_000 * WEI_PER_COIN
 
 @dataclass(slots=True)
 class DemoMiner:
-    """A simulated miner. `wallet` is its Bitcoin key, `account` its EVM account or the one it wants to be paid to."""
+    """A simulated miner: a machine for each of its hash rates (hashes a second).
+
+    `wallet` is its Bitcoin key, `account` its EVM account or the one it wants to be paid to.
+    """
 
     name: str
-    hashes_per_second: int
+    hash_rates: tuple[int, ...]
     account: LocalAccount
     wallet: BitcoinWallet | None
     payee: Payee
     address: str
-    process: subprocess.Popen[bytes] | None = None
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
 def demo_accounts(count: int = 20) -> list[LocalAccount]:
@@ -76,9 +83,16 @@ def demo_accounts(count: int = 20) -> list[LocalAccount]:
     return [Account.from_mnemonic(TEST_MNEMONIC, account_path=f"m/44'/60'/0'/0/{i}") for i in range(count)]
 
 
-def demo_miners(accounts: list[LocalAccount]) -> list[DemoMiner]:
-    """Three named by EVM addresses, one by a P2WPKH address, one by a P2SH-P2WPKH address."""
+def demo_miners(accounts: list[LocalAccount], scheme: str) -> list[DemoMiner]:
+    """Three named by EVM addresses, one by a P2WPKH address, one by a P2SH-P2WPKH address.
+
+    A SOLO pool mines for one: it has all machines.
+    """
     network = network_named(NETWORK)
+    if scheme == "solo":
+        farm = accounts[FIRST_MINER]
+        payee = payee_of_account(bytes.fromhex(farm.address[2:]))
+        return [DemoMiner("farm", HASH_RATES, farm, None, payee, str(farm.address))]
     miners = []
     for i, rate in enumerate(HASH_RATES):
         account = accounts[FIRST_MINER + i]
@@ -88,12 +102,22 @@ def demo_miners(accounts: list[LocalAccount]) -> list[DemoMiner]:
         else:
             wallet = BitcoinWallet(hash160(f"demo miner {i}".encode()).rjust(32, b"\x01"), nested=i == 4)
             payee, address = wallet.payee, wallet.address(network)
-        miners.append(DemoMiner(f"miner{i + 1}", rate, account, wallet, payee, address))
+        miners.append(DemoMiner(f"miner{i + 1}", (rate,), account, wallet, payee, address))
     return miners
 
 
-def demo_config(folder: Path, genesis: str, rpc: str, distributor: str, route: str, key_file: Path) -> Config:
+def demo_config(
+    folder: Path, accounts: list[LocalAccount], scheme: str, rpc: str, distributor: str, route: str, key_file: Path
+) -> Config:
     """The pool's configuration: everything on loopback, ports chosen by the system."""
+    policy = PolicySection(
+        genesis_payee=str(accounts[GENESIS].address),
+        scheme=scheme,
+        solo_payee=str(accounts[FIRST_MINER].address) if scheme == "solo" else "",
+        window=WINDOW,
+        fee_bps=FEE_BPS,
+        epoch_seconds=EPOCH_SECONDS,
+    )
     return Config(
         pool=PoolSection(
             name="pool_oracle demo",
@@ -102,7 +126,7 @@ def demo_config(folder: Path, genesis: str, rpc: str, distributor: str, route: s
             emulated_network_target=f"0x{EMULATED_TARGET:064x}",
         ),
         stratum=StratumSection(share_difficulty=SHARE_DIFFICULTY, shares_per_minute=0, host=HOST, port=0),
-        policy=PolicySection(genesis_payee=genesis, window=WINDOW, fee_bps=FEE_BPS, epoch_seconds=EPOCH_SECONDS),
+        policy=policy,
         chain=ChainSection(
             rpc=rpc,
             distributor=distributor,
@@ -114,36 +138,44 @@ def demo_config(folder: Path, genesis: str, rpc: str, distributor: str, route: s
     )
 
 
-def deploy_demo(root: Path, folder: Path, chain: Chain, accounts: list[LocalAccount]) -> Config:
-    """Place the bridge, deploy distributor and route, write the operator's key; returns the pool's configuration.
+def deploy_demo(
+    root: Path, folder: Path, chain: Chain, accounts: list[LocalAccount], scheme: str = DEFAULT_SCHEME
+) -> Config:
+    """Place the bridge, deploy distributor and route, write the operator's key; returns the pool's configuration."""
+    operator = Sender(chain, accounts[OPERATOR])
+    place_dev_bridge(chain, operator, root, POWPEG_REDEEM_SCRIPT, nested=True, anchor=REGTEST_GENESIS_HASH, height=0)
+    planned = demo_config(folder, accounts, scheme, chain.url, "", "", Path())
+    distributor = deploy_distributor(root, operator, str(accounts[FEE_RECIPIENT].address), planned, FEE_BPS)
+    route_artifact = load_artifact(root, "FlyoverRoute")
+    route = deploy(operator, route_artifact, BRIDGE_ADDRESS, distributor, USER_REFUND, PROVIDER_REFUND)
+    key_file = folder / "operator.key"
+    key_file.touch(mode=0o600)
+    key_file.write_text(f"0x{bytes(accounts[OPERATOR].key).hex()}")
+    return demo_config(folder, accounts, scheme, chain.url, distributor, route, key_file)
+
+
+def deploy_distributor(root: Path, operator: Sender, fee_recipient: str, planned: Config, fee_bps: int) -> str:
+    """Deploy a distributor for a pool of this configuration; returns its address.
 
     Epoch 0's manifest names the distributor, and the distributor is deployed with that manifest's root, so its address
     is computed before it is there.
     """
-    operator = Sender(chain, accounts[OPERATOR])
-    place_dev_bridge(chain, operator, root, POWPEG_REDEEM_SCRIPT, nested=True, anchor=REGTEST_GENESIS_HASH, height=0)
-    genesis = str(accounts[GENESIS].address)
-    planned = demo_config(folder, genesis, chain.url, "", "", Path())
+    chain = operator.chain
     address = next_contract_address(chain, operator.address)
-    identity = Identity(planned.pool.name, NETWORK, chain.chain_id, address, "flyover", planned.manifest_policy)
+    route = planned.chain.route
+    identity = Identity(planned.pool.name, NETWORK, chain.chain_id, address, route, planned.manifest_policy)
     manifest, tree = genesis_manifest(identity, planned.genesis_payee)
     settings = DistributorSettings(
         operator=operator.address,
-        fee_recipient=str(accounts[FEE_RECIPIENT].address),
-        fee_bps=FEE_BPS,
+        fee_recipient=fee_recipient,
+        fee_bps=fee_bps,
         fee_cap_bps=2 * FEE_BPS,
         activation_delay=0,
         min_payout=0,
         genesis_root=tree.root,
         genesis_manifest_hash=manifest.hash(),
     )
-    distributor = deploy(operator, load_artifact(root, "NativeDistributor"), settings.as_tuple())
-    route_artifact = load_artifact(root, "FlyoverRoute")
-    route = deploy(operator, route_artifact, BRIDGE_ADDRESS, distributor, USER_REFUND, PROVIDER_REFUND)
-    key_file = folder / "operator.key"
-    key_file.touch(mode=0o600)
-    key_file.write_text(f"0x{bytes(accounts[OPERATOR].key).hex()}")
-    return demo_config(folder, genesis, chain.url, distributor, route, key_file)
+    return deploy(operator, load_artifact(root, "NativeDistributor"), settings.as_tuple())
 
 
 def network_block(template: Template) -> bytes:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from pool_oracle.chain.client import Sender
+from pool_oracle.chain.client import Sending
 from pool_oracle.chain.distributor import DistributorClient
-from pool_oracle.errors import ChainError, CorruptLog, ManifestError
+from pool_oracle.epoch.closing import ClosingPolicy, ClosingTime
+from pool_oracle.errors import AlreadyDone, ChainError, CorruptLog, LedgerError, ManifestError, PublishError
 from pool_oracle.ledger.bundle import bundle_folders, read_leaves, read_manifest, write_bundle
 from pool_oracle.ledger.sharelog import ShareLog, segment_digest, segment_files
 from pool_oracle.logbook import EpochClose
 from pool_oracle.payout.commitment import epoch_commitment
 from pool_oracle.payout.manifest import PROTOCOL_VERSION, Manifest, Policy, SegmentRef, cid
+from pool_oracle.payout.payee import format_payee
+from pool_oracle.payout.schemes import PaidBy
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.pool import Commitment, Pool
-from pool_oracle.units import Payee
+from pool_oracle.units import Payee, Satoshi
 from pool_oracle.work.records import SLOT_SIZE, SegmentHeader, read_records
 from pool_oracle.work.share import display
 
@@ -50,6 +53,7 @@ class Identity:
     distributor: bytes
     route: str
     policy: Policy
+    """As configured: what does not change is taken from here, the terms of an epoch from its close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def _manifest(
         route=identity.route,
         epoch=number,
         previous=previous,
-        policy=identity.policy,
+        policy=_policy_of(identity.policy, close),
         closing_share=close.closing_share if close else None,
         closing_t=str(close.t if close else 0),
         first_share=close.first_share if close else None,
@@ -99,6 +103,15 @@ def _manifest(
         tip=close.tip if close else "",
         tip_height=close.tip_height if close else 0,
     )
+
+
+def _policy_of(configured: Policy, close: EpochClose | None) -> Policy:
+    """The policy that an epoch's shares were accounted by."""
+    if close is None:
+        return configured
+    rules = close.rules
+    payee = None if rules.payee is None else format_payee(rules.payee)
+    return replace(configured, scheme=rules.scheme, window=rules.window, fee_bps=rules.fee_bps, payee=payee)
 
 
 class EpochKeeper:
@@ -112,9 +125,11 @@ class EpochKeeper:
         identity: Identity,
         distributor: DistributorClient,
         route: RewardScripts,
-        operator: Sender,
+        operator: Sending,
+        *,
+        is_lazy: bool = False,
     ) -> None:
-        """`folder` is where bundles are published."""
+        """`folder` is where bundles are published; `is_lazy`: only epochs that a block pays are committed."""
         self._pool = pool
         self._log = share_log
         self._folder = folder
@@ -124,6 +139,8 @@ class EpochKeeper:
         self._digests: dict[Path, tuple[bytes, int]] = {}
         self._operator = operator
         self._closing = asyncio.Lock()
+        self._is_lazy = is_lazy
+        self._in_use: Epoch | None = None
         self.epochs: list[Epoch] = []
 
     async def start(self, genesis_payee: Payee) -> None:
@@ -142,33 +159,40 @@ class EpochKeeper:
         """Close the present epoch, publish and commit it. None when no share came since the last close."""
         async with self._closing:
             tip, height = self._pool.tip
-            if self._pool.close_epoch(display(tip), height, int(time.time())) is None:
-                return None
+            close = self._pool.close_epoch(display(tip), height, int(time.time()))
             await self._log.flush()
             await self._publish_due()
-            return self.epochs[-1]
+            return self.epochs[-1] if close is not None else None
 
     async def _publish_due(self) -> None:
         """Publish every close that is not published yet, in order, and commit. Raises CorruptLog for a damaged log."""
-        for close in self._pool.closes[len(self.epochs) - 1 :]:
+        due = [close for close in self._pool.closes if close.epoch >= len(self.epochs)]
+        for close in due:
             await asyncio.to_thread(self._publish_close, close)
+        if due:
+            try:
+                await asyncio.to_thread(self._pool.write_checkpoint)
+            except (LedgerError, ManifestError) as error:
+                log.warning("no checkpoint; a restart reads more of the log", problem=str(error))
         await self._commit_due()
 
-    async def run(self, seconds: float) -> None:
-        """For ever: close every `seconds`. A chain that fails is tried again at the next close.
+    async def run(self, policy: ClosingPolicy) -> None:
+        """For ever: close when the policy says so. A chain that fails is tried again at the next close.
 
         Over a damaged log nothing is published or committed; miners go on with the last commitment.
         """
+        closing = ClosingTime(policy, self._pool.shares_since_close)
+        self._pool.on_job.append(lambda _job, clean: closing.on_tip() if clean else None)
         while True:
-            await asyncio.sleep(seconds)
+            await closing.wait()
             try:
                 await self.close()
-            except (ChainError, CorruptLog) as error:
+            except (ChainError, CorruptLog, PublishError) as error:
                 log.error("epoch not committed", problem=str(error))
 
     def _publish_close(self, close: EpochClose) -> Epoch:
         number = close.epoch
-        tree = SumTree(close.weights.items())
+        tree = SumTree(self._pool.weights_of(number).items())
         paths = self._segments_of(close)
         refs = []
         for path, first in paths:
@@ -176,7 +200,9 @@ class EpochKeeper:
             refs.append(SegmentRef(path.name, f"0x{digest.hex()}", length, first))
         previous = f"0x{self.epochs[-1].manifest_hash.hex()}"
         manifest = _manifest(self._identity, number, previous, tree, close, tuple(refs))
-        return self._publish(number, manifest, tree, [path for path, _ in paths])
+        epoch = self._publish(number, manifest, tree, [path for path, _ in paths])
+        self._pool.forget_weights(number)
+        return epoch
 
     def _digest(self, path: Path) -> tuple[bytes, int]:
         """SHA-256 and length of a sealed segment, which is checked and hashed once. Raises CorruptLog."""
@@ -202,42 +228,74 @@ class EpochKeeper:
         return Epoch(manifest.epoch, root, digest, commitment, folder, manifest)
 
     def _segments_of(self, close: EpochClose) -> list[tuple[Path, int]]:
-        """(path, first share) of every segment with a share of the window, up to the one that the close sealed."""
+        """(path, first share) of every segment that the epoch's accounting needs, up to the one that the close sealed.
+
+        Those with a share of the window; under another scheme all since the close before, too, because it goes on from
+        the accounts as they were then.
+        """
         found: list[tuple[Path, int]] = []
-        for path in segment_files(self._log.folder)[: close.segment + 1]:
+        for path in reversed(segment_files(self._log.folder)[: close.segment + 1]):
             with path.open("rb") as file:
                 (_, header), *_ = read_records(file.read(SLOT_SIZE), path.name)
             assert isinstance(header, SegmentHeader)  # noqa: S101 - read_records begins with it
-            if header.first_sequence <= close.first_share:
-                found.clear()
             found.append((path, header.first_sequence))
-        return found
+            is_enough = close.rules.is_window or header.segment <= close.first_segment
+            if header.first_sequence <= close.first_share and is_enough:
+                break
+        return found[::-1]
 
     async def _commit_due(self) -> None:
-        """Commit every published epoch that the distributor does not have yet, in order, and use the last one.
+        """Commit every published epoch that is due and that the distributor does not have yet, in order.
 
-        What it has is asked, not remembered: an earlier attempt may have failed, or have gone through unnoticed.
-        Raises ChainError, ManifestError when disk and chain do not tell the same story.
+        Then let jobs carry the newest commitment. What the distributor has is asked, not remembered: an earlier attempt
+        may have failed, or have gone through unnoticed. Raises ChainError, ManifestError when disk and chain do not
+        tell the same story.
         """
         latest = await asyncio.to_thread(self._distributor.latest_epoch)
-        mine = self.epochs[latest.number] if latest.number < len(self.epochs) else None
-        if mine is None or (mine.root, mine.manifest_hash) != (latest.root, latest.manifest_hash):
+        mine = next((e for e in self.epochs if (e.root, e.manifest_hash) == (latest.root, latest.manifest_hash)), None)
+        if mine is None or mine.number < latest.number:
             raise ManifestError(
                 f"the distributor's epoch {latest.number} (root 0x{latest.root.hex()}) is not the one published in "
                 f"{self._folder}; is it the right distributor, with the policy it was deployed with?"
             )
-        for epoch in self.epochs[latest.number + 1 :]:
-            number, receipt = await asyncio.to_thread(
-                self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
-            )
-            if number != epoch.number:
-                raise ManifestError(f"the distributor counts epoch {number} where the log counts {epoch.number}")
-            log.info("epoch committed", epoch=number, gas=receipt["gasUsed"], root=f"0x{epoch.root.hex()}")
-        await self._use(self.epochs[-1])
+        count = latest.number
+        for epoch in self._due(mine):
+            count += 1
+            try:
+                number, receipt = await asyncio.to_thread(
+                    self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
+                )
+            except AlreadyDone:
+                log.info("epoch was committed", epoch=epoch.number)
+                continue
+            if number != count:
+                raise ManifestError(f"the distributor counts commit {number} where commit {count} was due")
+            log.info("epoch committed", epoch=epoch.number, gas=receipt["gasUsed"], root=f"0x{epoch.root.hex()}")
+        await self._use(self.epochs[0] if self._pool.scheme.paid_by is PaidBy.TREASURY else self.epochs[-1])
+
+    def _due(self, last: Epoch) -> list[Epoch]:
+        """The epochs to commit after `last`: all, or where the pool is lazy those that a block of ours pays."""
+        later = self.epochs[last.number + 1 :]
+        if not self._is_lazy:
+            return later
+        paid = {block.epoch for block in self._pool.blocks if block.was_accepted}
+        return [epoch for epoch in later if epoch.number in paid]
 
     async def _use(self, epoch: Epoch) -> None:
+        """Let jobs carry an epoch's commitment: the newest, or epoch 0's where every block pays the treasury."""
+        if epoch is self._in_use:
+            return
         script = await asyncio.to_thread(self._route.reward_script, epoch.commitment)
         await self._pool.set_commitment(Commitment(epoch.number, epoch.commitment, script))
+        self._in_use = epoch
+
+    def owed(self) -> Satoshi:
+        """What a treasury owes: the totals of closed epochs, in satoshis, that no payout has brought yet.
+
+        For schemes that pay from a treasury. Raises ChainError.
+        """
+        funded = {payout.root for payout in self._distributor.payouts()}
+        return Satoshi(sum(int(epoch.manifest.total) for epoch in self.epochs[1:] if epoch.root not in funded))
 
     def epoch_of_root(self, root: bytes) -> Epoch | None:
         """The published epoch with this root; the latest where several have it."""

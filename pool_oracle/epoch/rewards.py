@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from pool_oracle.chain.client import Sender
+from pool_oracle.chain.client import Sending
 from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registration
 from pool_oracle.epoch.keeper import EpochKeeper
 from pool_oracle.errors import ChainError, JobError, NodeError
@@ -36,7 +36,7 @@ class RewardKeeper:
     """Follows found blocks and registers each once it has the bridge's confirmations."""
 
     def __init__(
-        self, pool: Pool, keeper: EpochKeeper, node: NodeSource, route: FlyoverRouteClient, sender: Sender
+        self, pool: Pool, keeper: EpochKeeper, node: NodeSource, route: FlyoverRouteClient, sender: Sending
     ) -> None:
         """`sender` pays the gas; anyone could."""
         self._pool = pool
@@ -105,7 +105,7 @@ class RewardKeeper:
 class HeaderRelay:
     """Feeds Bitcoin headers to a bridge that has nobody else to do it: the development bridge of a local chain."""
 
-    def __init__(self, node: NodeSource, route: FlyoverRouteClient, sender: Sender) -> None:
+    def __init__(self, node: NodeSource, route: FlyoverRouteClient, sender: Sending) -> None:
         """`sender` pays the gas."""
         self._node = node
         self._route = route

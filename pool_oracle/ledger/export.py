@@ -24,7 +24,9 @@ from pool_oracle.errors import CorruptLog, InputError, LedgerError, SetupError
 from pool_oracle.hashes import sha256, sha256d
 from pool_oracle.ledger.index.events import Event, LoggedClose, ReadShare
 from pool_oracle.ledger.index.meter import Meter, Progress
-from pool_oracle.ledger.index.reading import LogReader, Rules
+from pool_oracle.ledger.index.reading import LogReader
+from pool_oracle.ledger.packed import pack_segment
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import segment_files, segment_name
 from pool_oracle.payout.payee import format_payee
 from pool_oracle.payout.sumtree import SumTree
@@ -36,9 +38,6 @@ from pool_oracle.work.targets import nbits_to_target
 EXPORT_VERSION = 1
 METADATA_KEY = b"pool_oracle"
 ROWS_PER_GROUP = 1 << 17
-MAX_SEGMENT_SIZE = 1 << 30
-"""More than a packed segment may announce: the log leaves a segment at 64 MiB."""
-ZSTD_LEVEL = 9
 
 SHARES, EPOCHS, LEAVES, SEGMENTS = "shares", "epochs", "leaves", "segments"
 
@@ -159,6 +158,8 @@ def _begun_segments(folder: Path) -> list[Path]:
 
 def _start(paths: list[Path], first: int, rules: Rules) -> int:
     """The segment from which reading fills the window before segment `first`, by the T in the segments' headers."""
+    if not rules.is_window:
+        return 0
     due = _header(paths[first]).t - (rules.window + 1) * S
     return next((i for i in range(first, 0, -1) if _header(paths[i]).t <= due), 0)
 
@@ -207,6 +208,7 @@ class Parquet:
                 "export": EXPORT_VERSION,
                 "segment": path.name,
                 "sha256": sha256(path.read_bytes()).hex(),
+                "scheme": self._rules.scheme,
                 "window": self._rules.window,
                 "emulatedNetworkTarget": None if target is None else _hex_target(target),
             }
@@ -316,7 +318,7 @@ class SegmentRows:
             _hex_target(network_target) if network_target else _hex_of_bits(bits),
             _hex_of_bits(record.share_bits),
             unit,
-            Decimal(self._reader.window.t),
+            Decimal(self._reader.scheme.t),
             Decimal(work),
         )
 
@@ -330,40 +332,6 @@ def is_sealed(path: Path, paths: list[Path]) -> bool:
     except CorruptLog:  # it ends in something that is being written, or torn
         return False
     return isinstance(last, LongRecord) and last.kind == KIND_CLOSE
-
-
-def pack_segment(segment: Path, folder: Path) -> Path:
-    """Pack a sealed segment into `folder` as SHA256.zst, named by its own bytes; one that is there stays.
-
-    Raises SetupError where the library is missing.
-    """
-    zstandard = _needed("zstandard")
-    data = segment.read_bytes()
-    place = folder / f"{sha256(data).hex()}.zst"
-    if not place.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = place.with_suffix(".part")
-        draft.write_bytes(zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(data))
-        draft.replace(place)
-    return place
-
-
-def unpack_segment(path: Path) -> bytes:
-    """The segment inside a packed one. Raises CorruptLog unless it has the hash that names it, SetupError."""
-    zstandard = _needed("zstandard")
-    packed = path.read_bytes()
-    try:
-        size = zstandard.frame_content_size(packed)
-        if not 0 <= size <= MAX_SEGMENT_SIZE:
-            raise CorruptLog(
-                f"{path.name}: announces {size} bytes at offset 0; a segment has {MAX_SEGMENT_SIZE} at most"
-            )
-        data = bytes(zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False))
-    except zstandard.ZstdError as error:
-        raise CorruptLog(f"{path.name}: cannot be unpacked: {error}") from None
-    if sha256(data).hex() != path.stem:
-        raise CorruptLog(f"{path.name}: what is inside has the SHA-256 {sha256(data).hex()}")
-    return data
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 Invariant: a future returned by `append` is done only when its slots, and all before them, are on disk (fdatasync).
 One thread writes; the event loop only fills its queue. After a failed write or sync nothing more is accepted: what the
-disk then holds is unknown until the log is opened again.
+disk then holds is unknown until the log is opened again (`recovery`).
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pool_oracle.errors import CorruptLog, LedgerError
 from pool_oracle.hashes import sha256
+from pool_oracle.ledger.disk import make_folder, sync_folder
+from pool_oracle.ledger.recovery import SyncMark, recover
 from pool_oracle.work.records import (
     KIND_BLOCK,
     KIND_BLOCK_STATE,
     KIND_CLOSE,
     KIND_JOB,
-    KIND_MORE,
+    KIND_POLICY,
+    KIND_TIP,
     KIND_WORKER,
-    LONG_KINDS,
+    MAX_PLACE,
     SLOT_SIZE,
-    LongRecord,
     Record,
     SegmentHeader,
     ShareRecord,
@@ -36,9 +38,7 @@ from pool_oracle.work.records import (
     encode_header,
     encode_long,
     encode_share,
-    is_whole_slot,
     read_records,
-    whole_length,
 )
 
 SEGMENT_GLOB = "shares-*.log"
@@ -60,11 +60,22 @@ def now_micros() -> int:
 
 @dataclass(slots=True)
 class _Batch:
-    """Slots for one segment that become durable together."""
+    """Slots for one segment that become durable together: a group."""
 
     segment: int
-    slots: list[bytes]
     done: asyncio.Future[None]
+    records: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def place(self) -> int:
+        """The next slot's place in the group, from 1."""
+        return self.size // SLOT_SIZE + 1
+
+    def add(self, record: bytes) -> None:
+        """Add a record's slots."""
+        self.records.append(record)
+        self.size += len(record)
 
 
 class ShareLog:
@@ -73,9 +84,9 @@ class ShareLog:
     def __init__(self, folder: Path, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> None:
         """Open the log, cutting a torn tail at the last whole record. Needs a running event loop.
 
-        Raises LedgerError when another process holds it, CorruptLog when a segment is damaged inside.
+        Raises LedgerError when another process holds it, CorruptLog when it is damaged at its end.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.folder = folder
         self._segment_bytes = segment_bytes
         self._lock = _lock_folder(folder)
@@ -83,50 +94,55 @@ class ShareLog:
         self._file = -1
         self._file_segment = -1
         self._failure: BaseException | None = None
+        self.policy: dict[str, Any] | None = None
+        """What every segment begins with: the policy that its shares are accounted by. See `state_policy`."""
         self._defined_jobs: set[int] = set()  # in the present segment
         self._defined_workers: set[int] = set()
         self._definitions: dict[tuple[int, int], dict[str, Any]] = {}
         self._queue: list[_Batch] = []
         self._wake = asyncio.Event()
         try:
-            self._recover()
+            end = recover(segment_files(folder), folder)
+            self._mark = SyncMark(folder)
+        except OSError as error:
+            os.close(self._lock)
+            raise LedgerError(f"the share log in {folder} cannot be opened: {error}") from error
         except BaseException:
             os.close(self._lock)
             raise
+        self.next_sequence = end.next_sequence
+        self.t = 0
+        self._segment = end.segment
+        self._size = end.size
+        if end.size:
+            self._mark.set(segment_name(end.segment), end.size)
         self._writer = asyncio.create_task(self._write_batches(), name="sharelog-writer")
 
-    def _recover(self) -> None:
-        """Find where the log ends: the last segment, its whole length, the next share's number."""
-        self.next_sequence = 0
-        self.t = 0
-        self._segment = 0
-        self._size = 0
-        names = segment_files(self.folder)
-        if names:
-            cut_torn_tail(names[-1])
-            if names[-1].stat().st_size == 0:
-                names.pop().unlink()
-        if not names:
-            return
-        header, self.next_sequence, sealed = _summary(names[-1])
-        self._segment = header.segment + sealed
-        self._size = 0 if sealed else names[-1].stat().st_size
+    def _enqueue(self, encode: Callable[..., bytes], *fields: Any) -> asyncio.Future[None]:
+        """Queue a record for the present segment, its header first where it is new.
 
-    def _enqueue(self, data: bytes) -> asyncio.Future[None]:
-        """Queue slots for the present segment, its header first where it is new."""
+        `encode` makes slots of the fields and a place in a group. Raises what it raises, and LedgerError; nothing is
+        queued then.
+        """
         if self._failure is not None:
             raise LedgerError(f"the share log failed and accepts nothing: {self._failure}")
-        if not self._queue or self._queue[-1].segment != self._segment:
-            self._queue.append(_Batch(self._segment, [], asyncio.get_running_loop().create_future()))
-        batch = self._queue[-1]
-        if self._size == 0:
-            header = SegmentHeader(self._segment, self.next_sequence, self.t, now_micros())
-            batch.slots.append(encode_header(header))
-            self._size = SLOT_SIZE
-        batch.slots.append(data)
-        self._size += len(data)
+        batch = self._queue[-1] if self._queue else None
+        if batch is None or batch.segment != self._segment or batch.place > MAX_PLACE:
+            batch = _Batch(self._segment, asyncio.get_running_loop().create_future())
+        begin = self._begin_segment() if self._size == 0 else b""
+        record = encode(*fields, batch.place + len(begin) // SLOT_SIZE)
+        if not batch.size:
+            self._queue.append(batch)
+        batch.add(begin + record)
+        self._size += len(begin) + len(record)
         self._wake.set()
         return batch.done
+
+    def _begin_segment(self) -> bytes:
+        """What a segment begins with: its header, and the policy."""
+        header = SegmentHeader(self._segment, self.next_sequence, self.t, now_micros())
+        policy = b"" if self.policy is None else encode_long(KIND_POLICY, self.policy, 2)
+        return encode_header(header, 1) + policy
 
     def _next_segment(self) -> None:
         """Later records go to the next segment, which begins with the first of them."""
@@ -156,7 +172,7 @@ class ShareLog:
         if payload is None:
             what = "job" if kind == KIND_JOB else "worker"
             raise LedgerError(f"a record points to {what} {number}, which is not defined")
-        self._enqueue(encode_long(kind, payload))
+        self._enqueue(encode_long, kind, payload)
         defined.add(number)
 
     def append(self, share: ShareRecord, unit: int) -> asyncio.Future[None]:
@@ -173,7 +189,7 @@ class ShareLog:
             self._define(KIND_JOB, share.job)
         if share.worker not in self._defined_workers:
             self._define(KIND_WORKER, share.worker)
-        done = self._enqueue(encode_share(share))
+        done = self._enqueue(encode_share, share)
         self.next_sequence += 1
         self.t += unit
         return done
@@ -189,15 +205,28 @@ class ShareLog:
         Raises LedgerError after a failure, and unless the worker is defined.
         """
         self._define(KIND_WORKER, worker)
-        return self._enqueue(encode_long(KIND_BLOCK, payload))
+        return self._enqueue(encode_long, KIND_BLOCK, payload)
 
     def append_block_state(self, payload: dict[str, Any]) -> asyncio.Future[None]:
         """Append what became of a block; the future is done when it is on disk. Raises LedgerError after a failure."""
-        return self._enqueue(encode_long(KIND_BLOCK_STATE, payload))
+        return self._enqueue(encode_long, KIND_BLOCK_STATE, payload)
+
+    def state_policy(self, payload: dict[str, Any]) -> None:
+        """Write by which policy shares are accounted from now on. Raises LedgerError after a failure."""
+        self.policy = payload
+        if self._size:
+            self._enqueue(encode_long, KIND_POLICY, payload)
+
+    def append_tip(self, payload: dict[str, Any]) -> asyncio.Future[None]:
+        """Append what a block of the best chain paid in fees; the future is done when it is on disk.
+
+        Raises LedgerError after a failure.
+        """
+        return self._enqueue(encode_long, KIND_TIP, payload)
 
     def close_epoch(self, payload: dict[str, Any]) -> asyncio.Future[None]:
         """Append an epoch's close, the last record of its segment; the future is done when the segment is on disk."""
-        done = self._enqueue(encode_long(KIND_CLOSE, payload))
+        done = self._enqueue(encode_long, KIND_CLOSE, payload)
         self._next_segment()
         return done
 
@@ -229,11 +258,12 @@ class ShareLog:
                 path = self.folder / segment_name(batch.segment)
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
                 self._file_segment = batch.segment
-                _sync_folder(self.folder)
-            view = memoryview(b"".join(batch.slots))
+                sync_folder(self.folder)
+            view = memoryview(b"".join(batch.records))
             while view:
                 view = view[os.write(self._file, view) :]
             os.fdatasync(self._file)
+            self._mark.set(segment_name(batch.segment), os.lseek(self._file, 0, os.SEEK_CUR))
 
     def _fail(self, error: OSError, batches: list[_Batch]) -> None:
         self._failure = error
@@ -261,6 +291,8 @@ class ShareLog:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+            self._mark.sync()
+            self._mark.close()
             os.close(self._lock)
 
 
@@ -273,12 +305,15 @@ def segment_files(folder: Path) -> list[Path]:
     return names
 
 
-def replay(folder: Path) -> Iterator[tuple[Path, Record]]:
-    """Every record of a log in order, with the segment it is in. Raises CorruptLog naming segment and offset."""
-    expected = 0
-    for path in segment_files(folder):
+def replay(folder: Path, *, first: int = 0) -> Iterator[tuple[Path, Record]]:
+    """Every record of a log in order, from segment `first` on, with the segment it is in.
+
+    Raises CorruptLog naming segment and offset.
+    """
+    expected = None if first else 0
+    for path in segment_files(folder)[first:]:
         for _, record in read_records(path.read_bytes(), path.name):
-            if isinstance(record, SegmentHeader) and record.first_sequence != expected:
+            if isinstance(record, SegmentHeader) and expected not in (None, record.first_sequence):
                 raise CorruptLog(f"{path.name}: begins with share {record.first_sequence}, where {expected} belongs")
             if isinstance(record, ShareRecord):
                 expected = record.sequence + 1
@@ -292,45 +327,6 @@ def segment_digest(path: Path) -> tuple[bytes, int]:
     return sha256(data), len(data)
 
 
-def cut_torn_tail(path: Path) -> int:
-    """Cut what a crash left half written at the end of the last segment; returns how many bytes went.
-
-    Raises CorruptLog when a whole slot stands there that no crash leaves: damage inside, or another version's record.
-    """
-    data = path.read_bytes()
-    whole = whole_length(data)
-    if whole == len(data):
-        return 0
-    for at in range(whole, len(data) - SLOT_SIZE + 1, SLOT_SIZE):
-        slot = data[at : at + SLOT_SIZE]
-        # A long record may be torn behind its head, and slots that continue it may have come to the disk alone.
-        torn = (*LONG_KINDS, KIND_MORE) if at == whole else (KIND_MORE,)
-        if is_whole_slot(slot) and slot[0] not in torn:
-            raise CorruptLog(
-                f"{path.name}: the slot at offset {whole} is damaged or unknown, and a whole one of kind {slot[0]} "
-                f"stands at {at}; nothing was cut"
-            )
-    with path.open("r+b") as file:
-        file.truncate(whole)
-        os.fsync(file.fileno())
-    return len(data) - whole
-
-
-def _summary(path: Path) -> tuple[SegmentHeader, int, bool]:
-    """(header, next share's number, whether it ends with a close) of a segment."""
-    header: SegmentHeader | None = None
-    sequence, sealed = 0, False
-    for _, record in read_records(path.read_bytes(), path.name):
-        if isinstance(record, SegmentHeader):
-            header, sequence = record, record.first_sequence
-        elif isinstance(record, ShareRecord):
-            sequence = record.sequence + 1
-        sealed = isinstance(record, LongRecord) and record.kind == KIND_CLOSE
-    if header is None:
-        raise CorruptLog(f"{path.name}: has no header")
-    return header, sequence, sealed
-
-
 def _lock_folder(folder: Path) -> int:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -339,11 +335,3 @@ def _lock_folder(folder: Path) -> int:
         os.close(lock)
         raise LedgerError(f"the share log in {folder} is in use by another process") from None
     return lock
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,9 @@ from pool_oracle.hashes import sha256
 from pool_oracle.ledger.bundle import bundle_folder, bundle_folders, read_leaves, read_manifest
 from pool_oracle.ledger.index.events import LoggedBlock, LoggedClose, ReadShare
 from pool_oracle.ledger.index.meter import Meter, Progress
-from pool_oracle.ledger.index.reading import LogReader, Rules, newest_segment
+from pool_oracle.ledger.index.reading import LogReader, newest_segment
+from pool_oracle.ledger.recovery import read_mark
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import segment_name
 
 
@@ -90,6 +92,7 @@ class _Verification:
         """Read everything."""
         report = self._report
         newest = newest_segment(self._folder)
+        mark = read_mark(self._folder)
         published = bundle_folders(self._bundles) if self._bundles else []
         while self._reader.segment <= newest:
             try:
@@ -100,8 +103,10 @@ class _Verification:
             self._reader.skip_to(self._reader.segment + 1)
         report.segments = newest + 1
         report.bytes = self._reader.consumed
-        report.t = str(self._reader.window.t)
+        report.t = str(self._reader.scheme.t)
         report.torn = self._reader.torn
+        if mark is not None:
+            self._check_end(*mark)
         report.shares = self._meter.shares
         self._meter.tell()
         if report.passed:
@@ -121,6 +126,12 @@ class _Verification:
                 self._compare(event)
             elif isinstance(event, LoggedBlock):
                 report.blocks += 1
+
+    def _check_end(self, segment: str, size: int) -> None:
+        """Find that less is there than was synced. What is wrong before the end has been found."""
+        end = segment_name(self._reader.segment), self._reader.offset
+        if self._report.passed and end < (segment, size):
+            self._find(end[0], end[1], f"{end[0]}: ends at offset {end[1]}; {segment} was synced up to offset {size}")
 
     def _find(self, segment: str, offset: int, problem: str) -> None:
         self._report.findings.append(Finding(segment, offset, problem))

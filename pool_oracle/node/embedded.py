@@ -7,9 +7,10 @@ The kernel's calls block, so they run in one thread of their own; that thread al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ _REASON = re.compile(r"(?:AcceptBlock FAILED \(|ConnectBlock \w+ failed, )([\w-]
 
 
 class EmbeddedRegtest:
-    """Bitcoin regtest in `folder`; starts where the folder's chain ends. See NodeSource for the calls."""
+    """Bitcoin regtest in `folder`; starts where the folder's chain ends. See NodeSource for the calls.
+
+    The kernel writes its chain when it is let go of. What it took since then lies in a file beside it, so that a
+    process that is killed loses no block.
+    """
 
     name = "embedded"
 
@@ -57,6 +62,10 @@ class EmbeddedRegtest:
         callbacks = pbk.ValidationInterfaceCallbacks(block_checked=self._on_block_checked)
         self._kernel = pbk.load_chainman(folder, pbk.ChainType.REGTEST, validation_callbacks=callbacks)
         self._chain = self._kernel.get_active_chain()
+        self._taken = folder / "taken.blocks"
+        for block in _blocks_in(self._taken):
+            with contextlib.suppress(RuntimeError, pbk.ProcessBlockException):  # the kernel has it, or never took it
+                self._kernel.process_block(pbk.Block(block))
 
     def _on_block_checked(self, _user_data: Any, _block: Any, state: Any) -> None:
         """Called for every block that one submission makes the kernel connect; the last may be the old tip again."""
@@ -123,6 +132,8 @@ class EmbeddedRegtest:
             raise BlockRejected(self._reason()) from None
         if self._invalid:
             raise BlockRejected(self._reason())
+        with self._taken.open("ab") as file:
+            file.write(len(block).to_bytes(4, "little") + block)
 
     def _reason(self) -> str:
         """The kernel's own word for the refusal: from its log, else the class of its verdict."""
@@ -182,6 +193,16 @@ class EmbeddedRegtest:
 
     def _unload(self) -> None:
         self._chain = self._kernel = self._logging = None
+        self._taken.unlink(missing_ok=True)
+
+
+def _blocks_in(path: Path) -> Iterator[bytes]:
+    """Blocks that were written down one after the other; the last may be torn."""
+    data = path.read_bytes() if path.exists() else b""
+    at = 0
+    while at + 4 <= len(data) and at + 4 + (size := int.from_bytes(data[at : at + 4], "little")) <= len(data):
+        yield data[at + 4 : at + 4 + size]
+        at += 4 + size
 
 
 def solve(header: bytes, target: int, pow_hash: Callable[[bytes], bytes] = sha256d) -> bytes:

@@ -63,7 +63,8 @@ class Policy:
     """What the pool promises about its accounting.
 
     `scheme`: how shares become weights; `window`: X; `fee_bps`: the fee in basis points; `unit`: S;
-    `genesis_payee`: who epoch 0 pays; `emulated_network_target`: 0x and 64 hex digits, regtest only, else None.
+    `genesis_payee`: who epoch 0 pays; `emulated_network_target`: 0x and 64 hex digits, regtest only, else None;
+    `payee`: who a SOLO pool mines for, else None.
     """
 
     scheme: str
@@ -72,6 +73,7 @@ class Policy:
     unit: str
     genesis_payee: str
     emulated_network_target: str | None
+    payee: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Manifest:
         _check_hex(value["previous"], "previous", 32)
         value["policy"] = Policy(**_members(Policy, value["policy"]))
         _check_hex(value["policy"].emulated_network_target, "emulated_network_target", 32)
+        _check_hex(value["policy"].payee, "payee", 21)
         value["segments"] = tuple(SegmentRef(**_members(SegmentRef, segment)) for segment in value["segments"])
         return cls(**value)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from pool_oracle.judge import Judge, LiveJob, Submission, Worker
 from pool_oracle.networks import Network
 from pool_oracle.pool import EXTRANONCE1_SIZE, Pool
+from pool_oracle.units import Payee
 
 
 class Desk(Protocol):
@@ -18,6 +19,8 @@ class Desk(Protocol):
     network: Network
     judge: Judge
     extranonce2_size: int
+    only_payees: tuple[Payee, ...]
+    """Whom miners may work for; empty where everybody may."""
 
     def submit(self, submission: Submission) -> asyncio.Future[None]:
         """Judge a share; the future is done when it is on disk. Raises ShareRefused, LedgerError.
@@ -73,6 +76,7 @@ class LocalDesk:
         self.network = pool.network
         self.judge = pool.judge
         self.extranonce2_size = pool.extranonce2_size
+        self.only_payees = pool.only_payees
         self.submit = pool.submit
         self.refuse = pool.refuse
 

@@ -120,6 +120,7 @@ class StratumFleet:
                 processes=self._count,
                 tip=tip,
                 seen=seen,
+                only_payees=list(self._pool.only_payees),
             ),
         )
         if self._pool.judge.job is not None:
@@ -294,6 +295,7 @@ def _frame(job: LiveJob, *, clean: bool) -> wire.JobFrame:
         network_target=job.network_target.to_bytes(32, "big"),
         mintime=job.mintime,
         curtime=job.curtime,
+        height=job.height,
         clean=clean,
     )
 

@@ -36,6 +36,7 @@ class Setup(msgspec.Struct, array_like=True):
     processes: int
     tip: bytes
     seen: list[bytes]
+    only_payees: list[bytes]
 
 
 class JobFrame(msgspec.Struct, array_like=True):
@@ -51,6 +52,7 @@ class JobFrame(msgspec.Struct, array_like=True):
     network_target: bytes
     mintime: int
     curtime: int
+    height: int
     clean: bool
 
 

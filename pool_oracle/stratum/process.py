@@ -42,6 +42,7 @@ class RemoteDesk:
         """Knows no job yet."""
         self.network = network_named(setup.network)
         self.extranonce2_size = setup.extranonce2_size
+        self.only_payees = tuple(Payee(payee) for payee in setup.only_payees)
         self.judge = Judge(self.network, setup.stale_grace, self._on_block)
         self.judge.see(setup.tip, setup.seen)
         self.refused: Counter[int] = Counter()
@@ -143,7 +144,7 @@ class RemoteDesk:
             frame.version, frame.prev_hash, frame.coinb1, frame.coinb2, tuple(frame.branch), frame.nbits
         )
         target = int.from_bytes(frame.network_target, "big")
-        self.judge.add_job(frame.number, stratum, target, frame.mintime, frame.curtime)
+        self.judge.add_job(frame.number, stratum, target, frame.mintime, frame.curtime, frame.height)
         job = self.judge.job
         if job is not None:
             for listener in self._listeners:

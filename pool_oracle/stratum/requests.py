@@ -49,6 +49,9 @@ def _authorize(session: Session, params: list[Any]) -> bool:
     user = params[0] if params else None
     payee, name = parse_user(user, session.desk.network)
     assert isinstance(user, str)  # noqa: S101 - parse_user refuses anything else
+    only = session.desk.only_payees
+    if only and payee not in only:
+        raise ShareRefused(24, f"this pool mines for {' and '.join(map(format_payee, only))} alone")
     is_new = session.add_worker(user, Worker(payee, name))
     if is_new:
         log.info("worker authorized", peer=session.peer, agent=session.agent, payee=format_payee(payee), worker=name)

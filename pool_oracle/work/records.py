@@ -1,9 +1,13 @@
 """The share log's bytes: slots of 64 bytes, each with its own checksum (protocol.md, "Share log").
 
 A segment is a header slot followed by records. A share is one slot. Longer records (a job, a worker, an epoch's
-close, a found block, a block's state) are a head slot with the payload's length and its first bytes, then continuation
-slots; their payload is JSON. Every segment defines each job and worker before the first share in it that points there,
-so a segment can be read alone.
+close, a found block, a block's state, a tip's fees, the policy) are a head slot with the payload's length and its
+first bytes, then continuation slots; their payload is JSON. Every segment defines each job and worker before the first
+share in it that points there, so a segment can be read alone.
+
+Slots are written and synced in groups. Every slot but a continuation tells its place in its group, counted in slots
+from 1, so where its group begins: all of the segment before that was on disk when it was written. That tells damage
+from what a power cut leaves of the last group. Version 1 has no places, 0 there.
 
 All integers are little-endian; times are Unix microseconds; the checksum is CRC-32 over the slot's first 60 bytes.
 """
@@ -21,17 +25,20 @@ from pool_oracle.errors import CorruptLog, LedgerError
 from pool_oracle.work.share import StratumJob, pack_header
 
 SLOT_SIZE = 64
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 MAGIC = b"PORCLOG1"
 
 KIND_HEADER, KIND_SHARE, KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_MORE, KIND_BLOCK_STATE = range(1, 9)
-LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_BLOCK_STATE)
+KIND_TIP, KIND_POLICY = 9, 10
+LONG_KINDS = (KIND_JOB, KIND_WORKER, KIND_CLOSE, KIND_BLOCK, KIND_BLOCK_STATE, KIND_TIP, KIND_POLICY)
 MAX_PAYLOAD = 1 << 20
 MAX_EXTRANONCE = 8
+MAX_PLACE = (1 << 16) - 1
 
-_HEADER = struct.Struct("<B3x8sIIQ16sQ8x")
+_HEADER = struct.Struct("<BxH8sIIQ16sQ8x")
 _SHARE = struct.Struct("<BBHI8s8sIIIIIQQ")
-_HEAD = struct.Struct("<B3xI52s")
+_HEAD = struct.Struct("<BxHI52s")
 _MORE = struct.Struct("<B59s")
 _CRC = struct.Struct("<I")
 _BODY_SIZE = SLOT_SIZE - _CRC.size
@@ -39,12 +46,13 @@ _BODY_SIZE = SLOT_SIZE - _CRC.size
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """A segment's first slot. `t` is the running sum of units before its first share."""
+    """A segment's first slot. `t` is the running sum of units before its first share; `version` that of the format."""
 
     segment: int
     first_sequence: int
     t: int
     created: int
+    version: int = FORMAT_VERSION
 
 
 class ShareRecord(NamedTuple):
@@ -72,7 +80,7 @@ class ShareRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LongRecord:
-    """A job, a worker, a close, a block or a block's state: its kind and its JSON payload."""
+    """A record of one of `LONG_KINDS`: its kind and its JSON payload."""
 
     kind: int
     payload: dict[str, Any]
@@ -81,13 +89,14 @@ class LongRecord:
 Record = SegmentHeader | ShareRecord | LongRecord
 
 
-def encode_header(header: SegmentHeader) -> bytes:
-    """The header slot."""
+def encode_header(header: SegmentHeader, place: int = 0) -> bytes:
+    """The header slot, at a place in its group."""
     return _seal(
         _HEADER.pack(
             KIND_HEADER,
+            place,
             MAGIC,
-            FORMAT_VERSION,
+            header.version,
             header.segment,
             header.first_sequence,
             header.t.to_bytes(16, "little"),
@@ -96,25 +105,43 @@ def encode_header(header: SegmentHeader) -> bytes:
     )
 
 
-def encode_share(share: ShareRecord) -> bytes:
-    """A share's slot. Raises LedgerError for extranonces of more than eight bytes, which have no room in it."""
+def encode_share(share: ShareRecord, place: int = 0) -> bytes:
+    """A share's slot, at a place in its group.
+
+    Raises LedgerError for extranonces of more than eight bytes, which have no room in it.
+    """
     sequence, job, extranonce1, extranonce2, ntime, nonce, version, share_bits, worker, time = share
     size1, size2 = len(extranonce1), len(extranonce2)
     if size1 > MAX_EXTRANONCE or size2 > MAX_EXTRANONCE:
         raise LedgerError(f"share {sequence} has an extranonce of more than {MAX_EXTRANONCE} bytes")
     sizes = size1 << 4 | size2
     body = _SHARE.pack(
-        KIND_SHARE, sizes, 0, job, extranonce1, extranonce2, ntime, nonce, version, share_bits, worker, time, sequence
+        KIND_SHARE,
+        sizes,
+        place,
+        job,
+        extranonce1,
+        extranonce2,
+        ntime,
+        nonce,
+        version,
+        share_bits,
+        worker,
+        time,
+        sequence,
     )
     return body + _CRC.pack(zlib.crc32(body))
 
 
-def encode_long(kind: int, payload: dict[str, Any]) -> bytes:
-    """The slots of a record with a JSON payload. Raises LedgerError above 1 MiB, which no reader would take."""
+def encode_long(kind: int, payload: dict[str, Any], place: int = 0) -> bytes:
+    """The slots of a record with a JSON payload, the first at a place in its group.
+
+    Raises LedgerError above 1 MiB, which no reader would take.
+    """
     data = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     if len(data) > MAX_PAYLOAD:
         raise LedgerError(f"a record of {len(data)} bytes is longer than a log's reader takes, {MAX_PAYLOAD}")
-    slots = [_seal(_HEAD.pack(kind, len(data), data[:52]))]
+    slots = [_seal(_HEAD.pack(kind, place, len(data), data[:52]))]
     slots += [_seal(_MORE.pack(KIND_MORE, data[at : at + 59])) for at in range(52, len(data), 59)]
     return b"".join(slots)
 
@@ -176,6 +203,29 @@ def whole_length(data: bytes | memoryview) -> int:
     return at
 
 
+def damage_shown(tail: bytes | memoryview) -> int | None:
+    """Where in a tail, which begins at a record that is not whole, a slot shows that this is no torn tail; else None.
+
+    Torn is what was never synced, so what lies in one group. A whole slot shows more if its group begins behind the
+    tail's beginning, or it does not tell; or if it is the first and no long record's head, whose rest may be missing.
+    """
+    view = memoryview(tail)
+    for at in range(0, len(view) - SLOT_SIZE + 1, SLOT_SIZE):
+        slot = bytes(view[at : at + SLOT_SIZE])
+        if not is_whole_slot(slot) or slot[0] == KIND_MORE:
+            continue
+        if slot[0] in LONG_KINDS and at == 0:
+            continue
+        if slot[0] not in (KIND_SHARE, *LONG_KINDS) or at >= place_of(slot) * SLOT_SIZE or at == 0:
+            return at
+    return None
+
+
+def place_of(slot: bytes) -> int:
+    """The place in its group of a slot that is no continuation; 0 where it does not tell."""
+    return int.from_bytes(slot[2:4], "little")
+
+
 def _read_record(view: memoryview, at: int, name: str) -> tuple[Record, int]:
     slot = bytes(view[at : at + SLOT_SIZE])
     if not is_whole_slot(slot):
@@ -191,12 +241,13 @@ def _read_record(view: memoryview, at: int, name: str) -> tuple[Record, int]:
 
 
 def _decode_header(slot: bytes, name: str) -> SegmentHeader:
-    _, magic, version, segment, first, t, created = _HEADER.unpack_from(slot)
+    _, _, magic, version, segment, first, t, created = _HEADER.unpack_from(slot)
     if magic != MAGIC:
         raise CorruptLog(f"{name}: is no share log segment")
-    if version != FORMAT_VERSION:
-        raise CorruptLog(f"{name}: has format version {version}; this reads {FORMAT_VERSION}")
-    return SegmentHeader(segment, first, int.from_bytes(t, "little"), created)
+    if version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise CorruptLog(f"{name}: has format version {version}; this reads {known}")
+    return SegmentHeader(segment, first, int.from_bytes(t, "little"), created, version)
 
 
 def _decode_share(slot: bytes, at: int, name: str) -> ShareRecord:
@@ -207,7 +258,7 @@ def _decode_share(slot: bytes, at: int, name: str) -> ShareRecord:
 
 
 def _decode_long(view: memoryview, at: int, slot: bytes, name: str) -> tuple[LongRecord, int]:
-    kind, size, first = _HEAD.unpack_from(slot)
+    kind, _, size, first = _HEAD.unpack_from(slot)
     if size > MAX_PAYLOAD:
         raise CorruptLog(f"{name}: the record at offset {at} announces {size} bytes")
     count = slots_of_long(size)

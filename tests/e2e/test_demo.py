@@ -123,6 +123,31 @@ def test_the_demo_passes_and_every_amount_adds_up(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["verdict"] == "PASS"
 
 
+@pytest.mark.parametrize("scheme", ["prop", "solo"])
+def test_the_demo_passes_under_every_scheme_that_needs_no_treasury(tmp_path: Path, scheme: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--json", "--scheme", scheme],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["passed"], report["audit"]) == (True, "PASS")
+    total = sum(int(row["paid"]) for row in report["rows"])
+    assert total + int(report["fee"]) + int(report["dust"]) == int(report["registered"]) > 0
+
+
+def test_the_demo_names_the_schemes_that_it_can_show(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--scheme", "fpps"], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "pplns, prop, solo" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_demo_leaves_no_process_no_port_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
     log = tmp_path / "log"

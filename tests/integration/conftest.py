@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +18,7 @@ from pool_oracle.config import Config
 from pool_oracle.demo.scenario import demo_accounts, deploy_demo
 from pool_oracle.hashes import sha256d
 from pool_oracle.judge import Submission, Worker
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.networks import network_named
 from pool_oracle.node.embedded import EmbeddedRegtest
@@ -25,6 +28,9 @@ from pool_oracle.units import Payee
 from pool_oracle.work.share import hash_to_int, pack_header
 from pool_oracle.work.targets import target_to_nbits
 from pool_oracle.work.template import Job
+from tests.integration.databases import new_url, postgresql
+
+__all__ = ["new_url", "postgresql"]
 
 EASY_TARGET = 1 << 248
 """An emulated network target that 256 hashes meet on average."""
@@ -38,19 +44,19 @@ BOB: Payee = payee_of_account(b"\xb2" * 20)
 class Rig:
     """A pool on real parts, and a miner in the same process."""
 
-    def __init__(self, folder: Path, *, window: int = 2, emulated_target: int = EASY_TARGET) -> None:
+    def __init__(self, folder: Path, rules: Rules, published: int) -> None:
         self.node = EmbeddedRegtest(folder / "node")
         self.log = ShareLog(folder / "shares")
         self.pool = Pool(
             network_named("regtest"),
             self.node,
             self.log,
-            window=window,
+            rules=rules,
+            published=published,
             tag=b"/test/",
             blocks_folder=folder / "blocks",
-            emulated_target=emulated_target,
         )
-        self._nonce = 0
+        self._nonce = secrets.randbelow(1 << 30)  # a rig that is opened again must not find the same shares
 
     async def start(self) -> None:
         """Give the pool a commitment, and with it a first job."""
@@ -97,9 +103,12 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def open_rig(folder: Path, *, window: int = 2, emulated_target: int = EASY_TARGET) -> AsyncIterator[Rig]:
+async def open_rig(
+    folder: Path, *, window: int = 2, emulated_target: int = EASY_TARGET, published: int = 0, **rules: Any
+) -> AsyncIterator[Rig]:
     """A rig that is started, and closed at the end."""
-    rig = Rig(folder, window=window, emulated_target=emulated_target)
+    halving_interval = network_named("regtest").halving_interval
+    rig = Rig(folder, Rules(window, emulated_target, halving_interval=halving_interval, **rules), published)
     try:
         await rig.start()
         yield rig

@@ -12,6 +12,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.logs import configure_logs
 from pool_oracle.networks import DIFFICULTY_1_TARGET, network_named
@@ -34,12 +35,11 @@ async def serve(folder: Path, processes: int, descriptor: int) -> None:
         network_named("regtest"),
         EmbeddedRegtest(folder / "node"),
         share_log,
-        window=8,
+        rules=Rules(8, BLOCK_TARGET),
         tag=b"/kill/",
         blocks_folder=folder / "blocks",
-        emulated_target=BLOCK_TARGET,
     )
-    t = pool.window.t
+    t = pool.scheme.t
     await pool.set_commitment(Commitment(0, bytes(32), b"\x51"))
     settings = StratumSettings(Fraction(DIFFICULTY_1_TARGET, SHARE_TARGET), shares_per_minute=0)
     server: StratumServer | StratumFleet

@@ -23,6 +23,7 @@ import pytest
 from pool_oracle.chain.anvil import free_port
 from pool_oracle.hashes import sha256d
 from pool_oracle.judge import LiveJob, Submission, Worker
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.logbook import BlockState, FoundBlock
 from pool_oracle.networks import Network, network_named
@@ -366,11 +367,10 @@ class PoolOn:
             network,
             node,
             self.log,
-            window=2,
+            rules=Rules(2, emulated_target),
             tag=b"/test/",
             blocks_folder=folder / "blocks",
             stale_grace=grace,
-            emulated_target=emulated_target,
         )
         self.heard: list[tuple[LiveJob, bool]] = []
         """Jobs in the order in which miners got them, and whether they were clean."""

@@ -1,51 +1,75 @@
-"""A process that writes a share log until it is killed, again and again, or until its disk is full.
+"""A process that writes a log, publishes it or indexes it until it is killed, again and again, or its disk is full.
 
-python sharelog_child.py kill FOLDER    forks a writer for each line on standard input; prints its process id first,
-                                        then one line for each share that was acknowledged
-python sharelog_child.py full FOLDER    writes until the disk refuses, makes room, goes on; prints what it saw as JSON
+python tests/integration/sharelog_child.py write FOLDER
+                                           publish FOLDER
+                                           index FOLDER
+    Each forks a process for each line on standard input. That prints its process id first, then a line for what it has
+    done: a share acknowledged, a bundle published (round and epoch). "ended" follows when it was killed.
+
+python tests/integration/sharelog_child.py full-log FOLDER
+                                           full-publish FOLDER
+                                           full-index FOLDER
+    Each works until FOLDER/disk, which is small, refuses; makes room, goes on; prints what it saw as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from synthetic_log import NETWORK_TARGET, RULES, SMALL, START, job_payload, payee, worker_payload
 
 from pool_oracle.errors import LedgerError
-from pool_oracle.ledger.sharelog import ShareLog, replay
-from pool_oracle.work.records import SLOT_SIZE, ShareRecord
+from pool_oracle.ledger.bundle import bundle_folders, read_segment, write_bundle
+from pool_oracle.ledger.index import filling
+from pool_oracle.ledger.index.database import sqlite_url
+from pool_oracle.ledger.index.store import Index
+from pool_oracle.ledger.sharelog import ShareLog, replay, segment_digest, segment_files
+from pool_oracle.payout.manifest import Manifest, Policy, SegmentRef
+from pool_oracle.payout.payee import format_payee
+from pool_oracle.payout.window import PplnsWindow, S, share_unit
+from pool_oracle.work.records import KIND_CLOSE, SLOT_SIZE, LongRecord, ShareRecord
+from pool_oracle.work.targets import nbits_to_target
 
-JOB = {"job": 1, "version": "20000000"}
-WORKER = {"worker": 2, "payee": "0x01" + "11" * 20}
 SEGMENT_BYTES = 40 * SLOT_SIZE
+WORKERS = 7
+UNIT = share_unit(NETWORK_TARGET, nbits_to_target(SMALL))
 
 
 def opened(folder: Path, segment_bytes: int = SEGMENT_BYTES) -> ShareLog:
     log = ShareLog(folder, segment_bytes=segment_bytes)
-    log.define_job(1, JOB)
-    log.define_worker(2, WORKER)
+    log.define_job(1, job_payload(1))
+    for worker in range(WORKERS):
+        log.define_worker(worker, worker_payload(worker))
     return log
 
 
 def share(sequence: int) -> ShareRecord:
-    return ShareRecord(sequence, 1, b"\x01" * 4, b"\x02" * 8, 3, sequence, 4, 0x1F00FFFF, 2, 5)
+    time = START * 1_000_000 + sequence * 700_000
+    return ShareRecord(sequence, 1, b"\x01" * 4, b"\x02" * 8, 3, sequence, 0x20000000, SMALL, sequence % WORKERS, time)
+
+
+def say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+# Until it is killed
 
 
 async def write_for_ever(folder: Path) -> None:
     """Append, rotate and close at random; tell of each share that was acknowledged."""
     log = opened(folder)
     chance = random.Random()
-
-    async def one() -> None:
-        sequence = log.next_sequence
-        await log.append(share(sequence), 1000)
-        os.write(1, b"%d\n" % sequence)
-
     while True:
-        tasks = [asyncio.ensure_future(one()) for _ in range(chance.randrange(1, 30))]
+        tasks = [asyncio.ensure_future(acknowledged(log)) for _ in range(chance.randrange(1, 30))]
         await asyncio.sleep(0)
         if chance.random() < 0.3:
             log.close_epoch({"epoch": log.next_sequence})
@@ -53,44 +77,203 @@ async def write_for_ever(folder: Path) -> None:
             await asyncio.gather(*tasks)
 
 
-async def write_until_full(folder: Path) -> None:
-    """See above; `filler` takes room so that the disk is full soon, and is removed after the first failure."""
-    filler = folder / "filler"
+async def acknowledged(log: ShareLog) -> None:
+    sequence = log.next_sequence
+    await log.append(share(sequence), UNIT)
+    say(str(sequence))
+
+
+def publish_for_ever(folder: Path) -> None:
+    """Publish every segment of FOLDER/shares as an epoch, with the five before it; when all are, do it elsewhere.
+
+    The last two that are there already are published once more, which changes nothing.
+    """
+    paths = segment_files(folder / "shares")
+    for round_ in itertools.count(max(0, len(list(folder.glob("bundles-*"))) - 1)):
+        root = folder / f"bundles-{round_}"
+        for epoch in range(max(0, len(bundle_folders(root)) - 2), len(paths)):
+            publish(root, epoch, paths[max(0, epoch - 5) : epoch + 1])
+            say(f"{round_} {epoch}")
+
+
+def publish(root: Path, epoch: int, segments: list[Path]) -> Path:
+    refs = []
+    for path in segments:
+        digest, length = segment_digest(path)
+        refs.append(SegmentRef(path.name, f"0x{digest.hex()}", length, 0))
+    manifest = Manifest(
+        version=1,
+        pool="pool",
+        network="regtest",
+        chain_id=1,
+        distributor="0x" + "11" * 20,
+        route="deposit",
+        epoch=epoch,
+        previous=None,
+        policy=Policy("pplns", 2, 0, str(S), format_payee(payee(0)), None),
+        closing_share=None,
+        closing_t="0",
+        first_share=None,
+        segments=tuple(refs),
+        leaves=1,
+        total="1",
+        root="0x" + "44" * 32,
+        tip="",
+        tip_height=0,
+    )
+    return write_bundle(root, epoch, manifest.to_bytes(), [(payee(0), 1)], segments)
+
+
+def index_for_ever(folder: Path) -> None:
+    """Write a log whose closes are right, and index it meanwhile in transactions of a few shares."""
+    filling.BATCH_ROWS = 20
+    threading.Thread(target=fill_for_ever, args=(folder,), daemon=True).start()
+    asyncio.run(write_accounts(folder / "shares"))
+
+
+def fill_for_ever(folder: Path) -> None:
+    with Index(sqlite_url(folder / "index.sqlite")) as index:
+        while True:
+            index.fill(folder / "shares", RULES)
+
+
+async def write_accounts(folder: Path) -> None:
+    """Append and close at random; tell of each share that was acknowledged."""
+    log = opened(folder)
+    window = PplnsWindow(RULES.window)
+    epochs = 0
+    for _, record in replay(folder):
+        if isinstance(record, ShareRecord):
+            window.add(record.sequence, payee(record.worker % 5), UNIT)
+        epochs += isinstance(record, LongRecord) and record.kind == KIND_CLOSE
+    log.t = window.t
+    chance = random.Random()
+    while True:
+        tasks = []
+        for _ in range(chance.randrange(1, 30)):
+            window.add(log.next_sequence, payee(log.next_sequence % WORKERS % 5), UNIT)
+            tasks.append(asyncio.ensure_future(acknowledged(log)))
+            await asyncio.sleep(0)
+        if chance.random() < 0.2:
+            epochs += 1
+            log.close_epoch(
+                {
+                    "epoch": epochs,
+                    "firstShare": window.first_sequence,
+                    "closingShare": log.next_sequence - 1,
+                    "t": str(window.t),
+                    "tip": "ab" * 32,
+                    "tipHeight": 6,
+                    "time": START + epochs,
+                }
+            )
+        await asyncio.gather(*tasks)
+
+
+# Until the disk is full
+
+
+async def write_until_full(folder: Path) -> dict[str, Any]:
+    """The first failure refuses all that waits; the log goes on when it is opened again and there is room."""
+    filler = folder / "disk" / "filler"
     filler.write_bytes(bytes(48 << 10))
-    log = opened(folder / "log", 1 << 30)
-    acknowledged, refused = 0, ""
+    place = folder / "disk" / "log"
+    log = opened(place, 1 << 30)
+    count, refused = 0, ""
     while not refused:
-        batch = [log.append(share(log.next_sequence), 1000) for _ in range(20)]
+        batch = [log.append(share(log.next_sequence), UNIT) for _ in range(20)]
         for result in await asyncio.gather(*batch, return_exceptions=True):
             if isinstance(result, LedgerError):
                 refused = str(result)
             else:
-                acknowledged += 1
+                count += 1
     try:
         await log.close()
     except LedgerError as error:
         refused = str(error)
     filler.unlink()
-    again = opened(folder / "log")
+    again = opened(place)
     kept = again.next_sequence
-    await asyncio.gather(*[again.append(share(again.next_sequence), 1000) for _ in range(50)])
+    await asyncio.gather(*[again.append(share(again.next_sequence), UNIT) for _ in range(50)])
     await again.close()
-    found = [record.sequence for _, record in replay(folder / "log") if isinstance(record, ShareRecord)]
-    sys.stdout.write(json.dumps({"acknowledged": acknowledged, "refused": refused, "kept": kept, "found": found}))
+    found = [record.sequence for _, record in replay(place) if isinstance(record, ShareRecord)]
+    return {"acknowledged": count, "refused": refused, "kept": kept, "found": found}
+
+
+def publish_until_full(folder: Path) -> dict[str, Any]:
+    """With ever more room for it, until a bundle finds its place; nothing of it appears before."""
+    paths = segment_files(folder / "shares")
+    root = folder / "disk" / "bundles"
+    publish(root, 0, paths[:1])
+    filler = folder / "disk" / "filler"
+    room = os.statvfs(root)
+    size = room.f_bavail * room.f_frsize
+    filler.write_bytes(bytes(size))
+    refused = []
+    while True:
+        try:
+            bundle = publish(root, 1, paths)
+            break
+        except LedgerError as error:
+            refused.append(str(error))
+            assert [path.name for path in bundle_folders(root)] == ["epoch-000000"]
+            size -= 4096
+            os.truncate(filler, size)
+    data = [read_segment(bundle, path.name, *named(path)) for path in paths]
+    return {"refused": refused, "is_whole": data == [path.read_bytes() for path in paths]}
+
+
+def named(path: Path) -> tuple[str, int]:
+    digest, length = segment_digest(path)
+    return f"0x{digest.hex()}", length
+
+
+def index_until_full(folder: Path) -> dict[str, Any]:
+    """What was indexed before stays; the same index goes on when there is room."""
+    filling.BATCH_ROWS = 200
+    url = sqlite_url(folder / "disk" / "index.sqlite")
+    filler = folder / "disk" / "filler"
+    with Index(url) as index:
+        room = os.statvfs(folder / "disk")
+        filler.write_bytes(bytes(room.f_bavail * room.f_frsize - (96 << 10)))
+        refused = []
+        for _ in range(3):
+            try:
+                index.fill(folder / "shares", RULES)
+            except LedgerError as error:
+                refused.append(str(error))
+        with index.reading() as ask:
+            indexed = ask.totals().shares
+        filler.unlink()
+        index.fill(folder / "shares", RULES)
+        digest = index.digest().hex()
+    return {"refused": refused, "indexed": indexed, "digest": digest}
+
+
+LIVES: dict[str, Callable[[Path], Any]] = {
+    "write": lambda folder: asyncio.run(write_for_ever(folder)),
+    "publish": publish_for_ever,
+    "index": index_for_ever,
+}
+FULL: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "full-log": lambda folder: asyncio.run(write_until_full(folder)),
+    "full-publish": publish_until_full,
+    "full-index": index_until_full,
+}
 
 
 def main() -> None:
     mode, folder = sys.argv[1], Path(sys.argv[2])
-    if mode == "full":
-        asyncio.run(write_until_full(folder))
+    if mode in FULL:
+        sys.stdout.write(json.dumps(FULL[mode](folder)))
         return
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:
-            os.write(1, b"pid %d\n" % os.getpid())
-            asyncio.run(write_for_ever(folder))
+            say(f"pid {os.getpid()}")
+            LIVES[mode](folder)
         os.waitpid(child, 0)
-        os.write(1, b"ended\n")
+        say("ended")
 
 
 if __name__ == "__main__":

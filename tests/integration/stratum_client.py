@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog
 from pool_oracle.networks import DIFFICULTY_1_TARGET, network_named
 from pool_oracle.node.embedded import EmbeddedRegtest
@@ -258,12 +259,11 @@ async def serving(
         network_named("regtest"),
         node,
         log,
-        window=2,
+        rules=Rules(2, network_target),
         tag=b"/test/",
         blocks_folder=folder / "blocks",
         stale_grace=stale_grace,
         extranonce2_size=extranonce2_size,
-        emulated_target=network_target,
     )
     try:
         await pool.set_commitment(Commitment(0, bytes(32), b"\x51"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pool_oracle.hashes import sha256
-from pool_oracle.ledger.index.reading import Rules
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import segment_name
 from pool_oracle.payout.payee import format_payee
 from pool_oracle.payout.window import PplnsWindow, share_unit
@@ -36,6 +36,9 @@ SMALL = target_to_nbits(1 << 246)
 START = 1_700_000_000
 """Unix time of a synthetic log's beginning; a whole day is 1699920000."""
 
+COINBASE = f"0200000001{'00' * 32}ffffffff025157ffffffff01{(50 * 10**8).to_bytes(8, 'little').hex()}015100000000"
+"""The coinbase of every block: 50 coins to anybody."""
+
 
 def payee(number: int) -> Payee:
     return Payee(bytes((number % 3,)) + bytes((number + 1,)) * 20)
@@ -54,6 +57,7 @@ class LogWriter:
         self.epochs = 0
         self.blocks = 0
         self.weights: dict[int, dict[Payee, int]] = {}
+        self.shares: list[tuple[int, Payee]] = []
         self._segment = -1
         self._defined: set[tuple[int, int]] = set()
         self._file: Any = None
@@ -86,6 +90,7 @@ class LogWriter:
         )
         self.write(encode_share(record))
         self.window.add(self.sequence, payee(worker % 5), share_unit(NETWORK_TARGET, nbits_to_target(bits)))
+        self.shares.append((self.sequence, payee(worker % 5)))
         self.sequence += 1
 
     def define(self, kind: int, number: int) -> None:
@@ -102,7 +107,7 @@ class LogWriter:
         self.define(KIND_WORKER, worker)
         self.blocks += 1
         block_hash = sha256(self.blocks.to_bytes(8, "big"))
-        payload = {"block": display(block_hash), "height": 7, "epoch": self.epochs, "coinbase": "c0ffee"}
+        payload = {"block": display(block_hash), "height": 7, "epoch": self.epochs, "coinbase": COINBASE}
         self.write(encode_long(KIND_BLOCK, payload | {"worker": worker, "time": self.now}))
         if state is not None:
             self.state(block_hash, state)

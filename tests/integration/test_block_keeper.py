@@ -22,12 +22,15 @@ from pool_oracle import blocks
 from pool_oracle.blocks import COINBASE_MATURITY, BlockKeeper
 from pool_oracle.errors import BlockRejected, LedgerError, NodeError, ShareRefused
 from pool_oracle.hashes import sha256d
+from pool_oracle.ledger.accounts import AccountedLog
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog, replay
-from pool_oracle.logbook import BlockState, FoundBlock, restore_state
+from pool_oracle.logbook import BlockState, FoundBlock
 from pool_oracle.networks import network_named
 from pool_oracle.node.group import NodeGroup
 from pool_oracle.node.source import NodeSource, Tip
 from pool_oracle.payout.payee import format_payee
+from pool_oracle.restoring import restore_state
 from pool_oracle.units import Satoshi
 from pool_oracle.work.coinbase import witness_commitment_script
 from pool_oracle.work.records import KIND_BLOCK, KIND_BLOCK_STATE, LongRecord
@@ -119,8 +122,10 @@ class Keeper:
     def __init__(self, folder: Path, node: NodeSource) -> None:
         self.folder = folder
         self.log = ShareLog(folder / "shares")
-        self.state = restore_state(self.log, 2, None)
-        self.keeper = BlockKeeper(node, self.log, folder / "blocks", self.state.blocks)
+        self.state = restore_state(self.log, Rules(2))
+        self.keeper = BlockKeeper(
+            node, AccountedLog(self.log, self.state.accounts), folder / "blocks", self.state.blocks
+        )
         self.log.define_worker(0, {"worker": 0, "payee": format_payee(ALICE), "name": "rig"})
 
     @property
@@ -408,6 +413,7 @@ def test_a_block_whose_record_was_lost_in_a_crash_is_found_again_by_its_file(
             await until(lambda: raw_files(k.folder), "the raw block's file")
         for segment in (tmp_path / "shares").glob("*.log"):
             segment.unlink()
+            (segment.parent / "synced").unlink()
 
         node = PlayedNode()
         async with keeper(node) as k:
@@ -437,6 +443,7 @@ def test_a_block_whose_worker_the_log_has_lost_too_is_handed_in_all_the_same(
             await until(lambda: raw_files(k.folder), "the raw block's file")
         for segment in (tmp_path / "shares").glob("*.log"):
             segment.unlink()
+            (segment.parent / "synced").unlink()
 
         node = PlayedNode()
         async with keeper(node) as k:
@@ -654,7 +661,7 @@ def test_a_block_is_handed_in_though_its_share_has_too_low_a_difficulty(tmp_path
             low = rig.solve(wanted=meets_network_but_not_share_target(rig), share_bits=HARD_BITS)
             assert refusal_of(rig, low) == "low difficulty share"
             await rig.state(rig.blocks[0], BEST)
-            assert rig.pool.window.share_count == 0
+            assert rig.pool.scheme.share_count == 0
             assert [hash_of(block) for block in node.submitted] == [rig.blocks[0].hash]
 
     asyncio.run(work())
@@ -670,7 +677,7 @@ def test_a_block_is_handed_in_though_its_share_is_stale(tmp_path: Path) -> None:
             await rig.job_on(node.present.prev_hash)
             assert "stale" in refusal_of(rig, late)
             await rig.state(rig.blocks[0], BEST)
-            assert rig.pool.window.share_count == 0
+            assert rig.pool.scheme.share_count == 0
 
     asyncio.run(work())
 

@@ -20,9 +20,11 @@ from pool_oracle.api.views import Views
 from pool_oracle.blocks import COINBASE_MATURITY
 from pool_oracle.errors import BlockRejected, ShareRefused
 from pool_oracle.hashes import sha256d
-from pool_oracle.logbook import BlockState, restore_state
+from pool_oracle.ledger.rules import Rules
+from pool_oracle.logbook import BlockState
 from pool_oracle.node.embedded import EmbeddedRegtest, solve
 from pool_oracle.node.source import Tip
+from pool_oracle.restoring import restore_state
 from pool_oracle.units import Satoshi
 from pool_oracle.work.block import parse_block
 from pool_oracle.work.coinbase import WITNESS_RESERVED_VALUE, with_witness, witness_commitment_script
@@ -390,7 +392,7 @@ def test_the_kernels_reason_reaches_the_operator_the_log_and_the_api(
             (row,) = await Views("", r.pool, None, {}, None).blocks()
             assert (row["state"], row["detail"]) == ("rejected", reason)
             await r.log.flush()
-            assert restore_state(r.log, 2, target).blocks == [block]
+            assert restore_state(r.log, Rules(2, target)).blocks == [block]
             assert (await r.node.tip()).height == 0
 
     asyncio.run(work())

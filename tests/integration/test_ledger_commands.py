@@ -15,8 +15,8 @@ from pool_oracle import ledger_commands
 from pool_oracle.errors import CorruptLog, InputError
 from pool_oracle.ledger.bundle import MANIFEST_FILE, bundle_folder, write_bundle
 from pool_oracle.ledger.index.database import sqlite_url
-from pool_oracle.ledger.index.reading import Rules
 from pool_oracle.ledger.index.store import Index
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import segment_digest, segment_files, segment_name
 from pool_oracle.ledger.verify import Finding, verify_log
 from pool_oracle.ledger_commands import run_export, run_rebuild, run_verify
@@ -70,7 +70,7 @@ def test_a_pools_log_passes(rig, tmp_path):
         report = verify_log(mined.log.folder, rules)
         assert report.passed, str(report)
         assert (report.shares, report.closes, report.segments) == (143, 2, 3)
-        assert (report.t, report.torn) == (str(mined.pool.window.t), 0)
+        assert (report.t, report.torn) == (str(mined.pool.scheme.t), 0)
         assert report.bytes == sum(path.stat().st_size for path in segment_files(mined.log.folder))
 
     asyncio.run(run())

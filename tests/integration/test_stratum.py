@@ -252,7 +252,7 @@ def test_lines_that_are_no_stratum_are_answered_and_five_of_them_end_the_connect
                 while True:
                     assert (await miner.read())["error"][0] == 20
             assert (await neighbour.call("mining.ping"))["result"] == "pong"
-            assert r.pool.window.share_count == 0
+            assert r.pool.scheme.share_count == 0
 
     asyncio.run(work())
 

@@ -457,7 +457,7 @@ def test_what_a_process_is_told_survives_the_pipe() -> None:
 
 
 def setup() -> wire.Setup:
-    return wire.Setup("regtest", 0, 8, encode_settings(SETTINGS), "127.0.0.1", 0, 0, 1, bytes(32), [])
+    return wire.Setup("regtest", 0, 8, encode_settings(SETTINGS), "127.0.0.1", 0, 0, 1, bytes(32), [], [])
 
 
 def start_process(descriptor: socket.socket) -> Any:

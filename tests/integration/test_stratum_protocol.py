@@ -554,7 +554,7 @@ def test_each_refusal_has_its_code_and_a_text_that_says_what_to_do(tmp_path: Pat
                 assert got[0] == code
                 assert got[1].startswith(text)
             assert await client.result("mining.submit", ACCOUNT, *share) is True
-            assert site.pool.window.share_count == 1
+            assert site.pool.scheme.share_count == 1
 
     run(work())
 

@@ -21,9 +21,11 @@ from pool_oracle.work.records import (
     LongRecord,
     SegmentHeader,
     ShareRecord,
+    damage_shown,
     encode_header,
     encode_long,
     encode_share,
+    is_whole_slot,
     read_records,
     whole_length,
 )
@@ -47,8 +49,10 @@ longs = st.builds(
 )
 
 
-def encoded(record) -> bytes:
-    return encode_share(record) if isinstance(record, ShareRecord) else encode_long(record.kind, record.payload)
+def encoded(record, place: int = 0) -> bytes:
+    if isinstance(record, ShareRecord):
+        return encode_share(record, place)
+    return encode_long(record.kind, record.payload, place)
 
 
 @st.composite
@@ -103,11 +107,40 @@ def test_a_burst_of_wrong_bytes_in_a_segment_is_noticed(records, data):
         read(bytes(bad))
 
 
+@given(st.lists(shares | longs, min_size=2, max_size=40), st.data())
+@settings(max_examples=100)
+def test_lost_slots_of_the_last_group_are_no_damage_and_those_of_one_before_are(records, data):
+    """Where a slot of the last group is left that tells its place."""
+    begins = data.draw(st.integers(1, len(records) - 1))
+    slots: list[bytes] = []
+    start = 0
+    for i, record in enumerate(records):
+        if i == begins:
+            start = len(slots)
+        piece = encoded(record, len(slots) - start + 1)
+        slots += [piece[at : at + SLOT_SIZE] for at in range(0, len(piece), SLOT_SIZE)]
+    lost = data.draw(st.sets(st.integers(start, len(slots) - 1)))
+    left = [bytes(SLOT_SIZE) if i in lost else slot for i, slot in enumerate(slots)]
+    front = encode_header(SegmentHeader(0, 0, 0, 0))
+
+    def shown() -> int | None:
+        segment = front + b"".join(left)
+        return damage_shown(segment[whole_length(segment) :])
+
+    assert shown() is None
+    if any(slot[0] not in (0, KIND_MORE) for slot in left[start:]):
+        left[data.draw(st.integers(0, start - 1))] = bytes(SLOT_SIZE)
+        assert shown() is not None
+
+
 def tolerated(data: bytes) -> None:
     """Read bytes in every way; only CorruptLog may come of it."""
     with suppress(CorruptLog):
         read(data)
-    assert 0 <= whole_length(data) <= len(data)
+    whole = whole_length(data)
+    assert 0 <= whole <= len(data)
+    shown = damage_shown(data[whole:])
+    assert shown is None or is_whole_slot(data[whole + shown : whole + shown + SLOT_SIZE])
 
 
 @given(st.binary(max_size=400))

@@ -46,7 +46,7 @@ def test_the_lines_that_the_example_comments_out_show_the_defaults(load):
         name, separator, _ = line.removeprefix("# ").partition(" = ")
         shown.append(line.removeprefix("# ") if separator and name.isidentifier() else line)
     text = "\n".join(shown)
-    assert len(tomllib.loads(text)["policy"]) == 5
+    assert len(tomllib.loads(text)["policy"]) == 9
     assert load(text) == load(FILLED)
 
 
@@ -249,3 +249,104 @@ def test_a_file_that_cannot_be_read_is_named_with_the_way_to_one(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b'[pool]\nname = "Z\xfcrich"\n')
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "latin.toml")
+
+
+# Publishers
+
+
+def test_a_publisher_logs_in_by_files_and_is_required_unless_it_says_otherwise(load):
+    put = '[[publish]]\nkind = "put"\nurl = "https://files.example.org/my-pool"\ntoken_file = "~/publish.token"'
+    kubo = '[[publish]]\nkind = "kubo"\nurl = "http://127.0.0.1:5001"\nuser = "u"\npassword_file = "p"\noptional = true'
+    first, second = load(f"{FILLED}\n{put}\n{kubo}\n").publishers
+    assert (first.kind, first.url, first.optional) == ("put", "https://files.example.org/my-pool", False)
+    assert first.credentials.token_file == Path.home() / "publish.token"
+    assert (second.kind, second.optional, second.credentials.user) == ("kubo", True, "u")
+    assert load(FILLED).publishers == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ('kind = "ftp"\nurl = "https://h/p"', "kubo, put"),
+        ('url = "https://h/p"', "kind"),
+        ('kind = "put"', "url"),
+        ('kind = "put"\nurl = "files.example.org"', "https://HOST/PATH"),
+        ('kind = "put"\nurl = "https://h:99999/"', "https://HOST/PATH"),
+        ('kind = "put"\nurl = "https://user:secret@h/p"', "no password"),
+        ('kind = "put"\nurl = "https://h/p?sig=secret"', "no query"),
+        ('kind = "put"\nurl = "https://h/p"\ntoken_file = "t"\nuser = "u"\npassword_file = "p"', "not both"),
+        ('kind = "put"\nurl = "https://h/p"\nuser = "u"', "belong together"),
+        ('kind = "put"\nurl = "https://h/p"\npassword = "secret"', "password"),
+        ('kind = "put"\nurl = "http://files.example.org/p"\ntoken_file = "t"', "use https"),
+        ('kind = "put"\nurl = "https://h/p/"\n[[publish]]\nkind = "put"\nurl = "https://h/p"', "two [[publish]]"),
+    ],
+)
+def test_a_wrong_publisher_is_named_and_no_secret_shown(load, section, word):
+    with pytest.raises(ConfigError) as caught:
+        load(f"{FILLED}\n[[publish]]\n{section}\n")
+    assert word in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "10.0.0.7"])
+def test_a_token_may_go_unencrypted_within_a_private_network(load, host):
+    section = f'[[publish]]\nkind = "kubo"\nurl = "http://{host}:5001"\ntoken_file = "t"'
+    assert len(load(f"{FILLED}\n{section}\n").publishers) == 1
+
+
+# Schemes
+
+PAYS = f'treasury = "{PAYEE}"\ngenesis_payee = "{PAYEE}"\nfee_bps = 100'
+OTHER = "0x" + "22" * 20
+
+
+def with_policy(lines):
+    """The example with other lines about the scheme."""
+    names = {line.partition(" = ")[0] for line in lines.splitlines()}
+    kept = [line for line in FILLED.splitlines() if line.partition(" = ")[0] not in names]
+    place = kept.index("[policy]") + 1
+    return "\n".join([*kept[:place], *lines.splitlines(), *kept[place:]])
+
+
+@pytest.mark.parametrize("scheme", ["pplns", "prop"])
+def test_a_scheme_that_blocks_pay_needs_nothing_more(load, scheme):
+    config = load(with_policy(f'scheme = "{scheme}"'))
+    assert (config.log_rules.scheme, config.needs_treasury) == (scheme, False)
+
+
+@pytest.mark.parametrize("scheme", ["pps", "fpps", "pps+"])
+def test_a_scheme_that_a_treasury_pays_names_it_and_blocks_pay_it(load, scheme):
+    config = load(with_policy(f'scheme = "{scheme}"\n{PAYS}\nruin_odds = 500'))
+    assert config.needs_treasury
+    assert config.treasury == config.genesis_payee
+    assert config.log_rules.fee_bps == 100
+    assert config.manifest_policy.scheme == scheme
+
+
+def test_a_solo_pool_names_its_payee(load):
+    config = load(with_policy(f'scheme = "solo"\nsolo_payee = "{OTHER}"'))
+    assert config.log_rules.payee == b"\0" + b"\x22" * 20
+    assert config.manifest_policy.payee == "0x00" + "22" * 20
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('scheme = "ppplns"', "policy.scheme must be one of pplns, pps"),
+        ('scheme = "solo"', "policy.solo_payee and policy.scheme 'solo' belong together"),
+        (f'solo_payee = "{OTHER}"', "policy.solo_payee and policy.scheme 'solo' belong together"),
+        ('scheme = "solo"\nsolo_payee = "bc1nothing"', "policy.solo_payee: "),
+        (f'treasury = "{PAYEE}"', "policy.treasury has no use with policy.scheme 'pplns'"),
+        ('scheme = "pps"', "policy.treasury must be an EVM address"),
+        (f'scheme = "pps"\n{PAYS}\nfee_bps = 0'.replace("fee_bps = 100\n", ""), "policy.fee_bps must be 1 or more"),
+        (
+            f'scheme = "pps+"\n{PAYS}'.replace(f'treasury = "{PAYEE}"', f'treasury = "{OTHER}"'),
+            "must be policy.treasury",
+        ),
+        (f'scheme = "fpps"\n{PAYS}\nruin_odds = 1', "policy.ruin_odds must be 2 to"),
+    ],
+)
+def test_a_scheme_that_lacks_something_or_has_too_much_is_refused(load, lines, words):
+    with pytest.raises(ConfigError) as refused:
+        load(with_policy(lines))
+    assert words in str(refused.value)

@@ -9,13 +9,13 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet
 import pytest
-import zstandard
 
 from pool_oracle.errors import CorruptLog, InputError, LedgerError, SetupError
 from pool_oracle.hashes import sha256, sha256d
 from pool_oracle.ledger import export
-from pool_oracle.ledger.export import ExportReport, export_log, pack_segment, unpack_segment
-from pool_oracle.ledger.index.reading import Rules
+from pool_oracle.ledger.export import ExportReport, export_log
+from pool_oracle.ledger.packed import unpack_segment
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import replay, segment_files, segment_name
 from pool_oracle.payout.payee import format_payee
 from pool_oracle.payout.sumtree import SumTree
@@ -196,18 +196,17 @@ def test_a_number_that_no_column_can_hold_is_an_error_that_names_the_segment(tmp
         export_log(log.folder, tmp_path / "out", RULES)
 
 
-@pytest.mark.parametrize("name", ["pyarrow", "zstandard"])
-def test_a_missing_library_is_named_with_how_to_get_it(tmp_path, monkeypatch, name):
+def test_a_missing_library_is_named_with_how_to_get_it(tmp_path, monkeypatch):
     log = write_log(tmp_path / "log", "sc")
     load = importlib.import_module
 
     def without(wanted: str):
-        if wanted.partition(".")[0] == name:
+        if wanted.partition(".")[0] == "pyarrow":
             raise ModuleNotFoundError(wanted)
         return load(wanted)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(SetupError, match=rf"{name} is missing, .*pip install 'pool-oracle\[export\]'"):
+    with pytest.raises(SetupError, match=r"pyarrow is missing, .*pip install 'pool-oracle\[export\]'"):
         export_log(log.folder, tmp_path / "out", RULES, packed=True)
 
 
@@ -232,49 +231,3 @@ def test_a_last_segment_that_ends_with_a_close_is_sealed(tmp_path):
     log = write_log(tmp_path / "log", "ssc")
     (log.folder / segment_name(1)).unlink()
     assert export_log(log.folder, tmp_path / "out", RULES, packed=True).packed == 1
-
-
-def test_packing_is_the_same_each_time_and_done_once(tmp_path):
-    log = write_log(tmp_path / "log", "s" * 50 + "c")
-    (segment, _) = segment_files(log.folder)
-    one = pack_segment(segment, tmp_path / "one")
-    other = pack_segment(segment, tmp_path / "other")
-    assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
-    before = one.stat().st_mtime_ns
-    assert pack_segment(segment, tmp_path / "one") == one
-    assert one.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("at", [0, 4, 8, -1, -5])
-def test_a_packed_segment_that_was_changed_is_refused(tmp_path, at):
-    log = write_log(tmp_path / "log", "s" * 50)
-    place = pack_segment(segment_files(log.folder)[0], tmp_path)
-    data = bytearray(place.read_bytes())
-    data[at] ^= 0x20
-    place.write_bytes(data)
-    with pytest.raises(CorruptLog, match=place.name):
-        unpack_segment(place)
-
-
-def test_a_packed_segment_under_another_name_cut_or_with_a_tail_is_refused(tmp_path):
-    log = write_log(tmp_path / "log", "s" * 50)
-    place = pack_segment(segment_files(log.folder)[0], tmp_path)
-    other = place.with_name(f"{'00' * 32}.zst")
-    other.write_bytes(place.read_bytes())
-    with pytest.raises(CorruptLog, match="what is inside has the SHA-256"):
-        unpack_segment(other)
-    packed = place.read_bytes()
-    for data in (b"", packed[:-1], packed + b"\0"):
-        place.write_bytes(data)
-        with pytest.raises(CorruptLog, match=place.name):
-            unpack_segment(place)
-
-
-def test_a_packed_segment_that_announces_more_than_a_segment_is_not_unpacked(tmp_path):
-    place = tmp_path / "bomb.zst"
-    parameters = zstandard.ZstdCompressionParameters(write_content_size=True)
-    chunk = bytes(1 << 20)
-    writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=1025 << 20)
-    place.write_bytes(b"".join([*(writer.compress(chunk) for _ in range(1025)), writer.flush()]))
-    with pytest.raises(CorruptLog, match="announces 1074790400 bytes"):
-        unpack_segment(place)

@@ -182,19 +182,19 @@ def test_a_share_that_is_inside_by_less_than_a_unit_has_a_unit_of_credit():
 
 def test_a_share_enters_the_window_once_and_leaves_it_once_and_a_close_moves_none(monkeypatch):
     drops = []
-    drop = PplnsWindow._drop_oldest
-    monkeypatch.setattr(PplnsWindow, "_drop_oldest", lambda *args: drops.append(drop(*args)) or drops[-1])
+    shrink = PplnsWindow._shrink
+    monkeypatch.setattr(PplnsWindow, "_shrink", lambda *args: drops.append(shrink(*args)) or drops[-1])
     scheme = open_scheme("pplns", Terms(window=1))
     left = 0
     for sequence in range(3000):
         before = scheme.share_count
         scheme.add(sequence, ANN if sequence % 3 else BOB, S // (5 + sequence % 400), HEIGHT)
         left += before + 1 - scheme.share_count
-        assert len(drops) <= left + sequence + 1
+        assert sum(drops) <= left + sequence + 1
         if sequence % 10 == 0:
-            seen = len(drops)
+            seen = sum(drops)
             scheme.close()
-            assert len(drops) == seen
+            assert sum(drops) == seen
 
 
 def test_pplns_starts_where_the_timeline_is():
@@ -208,10 +208,15 @@ def test_pplns_starts_where_the_timeline_is():
     [
         {"gone": str(S)},
         {"gone": "-1"},
-        {"eras": [[2, 2]]},
-        {"eras": [[0, 3]]},
-        {"eras": [[3, 3]]},
+        {"eras": [[2, 2, str(3 * S // 2)]]},
+        {"eras": [[2, 3, str(3 * S // 2 - 1)]], "t": str(3 * S // 2 - 1)},
+        {"eras": [[0, 3, str(3 * S // 2)]]},
+        {"eras": [[3, 3, str(3 * S // 2)]]},
+        {"eras": [[2, 0, "0"], [2, 3, str(3 * S // 2)]]},
+        {"eras": [[2, 3]]},
         {"grid": "0"},
+        {"start": "1"},
+        {"t": str(2 * S)},
         {"shares": [[0, ANN.hex(), "0"]] * 3},
         {"shares": [[0, ANN.hex(), str(S)]] * 3},
     ],

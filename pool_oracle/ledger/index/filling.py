@@ -6,26 +6,36 @@ more changes is added up in memory, and written every `BATCH_ROWS`.
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pool_oracle.errors import LedgerError
 from pool_oracle.hashes import sha256
 from pool_oracle.ledger.index import schema
 from pool_oracle.ledger.index.batch import MINUTE, Batch, Work
+from pool_oracle.ledger.index.credit import WindowCredits
+from pool_oracle.ledger.index.cursor import (
+    move_cursor,
+    open_cursor,
+    other_rules,
+    rules_text,
+    slot_before,
+    sync_segment,
+)
 from pool_oracle.ledger.index.database import Database
 from pool_oracle.ledger.index.events import LoggedBlock, LoggedBlockState, LoggedClose, LoggedWorker, ReadShare
 from pool_oracle.ledger.index.meter import Progress
-from pool_oracle.ledger.index.reading import LogReader, Rules
+from pool_oracle.ledger.index.pacing import Pause, in_turns
+from pool_oracle.ledger.index.reading import LogReader
 from pool_oracle.ledger.index.schema import exact_add
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import segment_name
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.units import Payee
-from pool_oracle.work.records import SLOT_SIZE, SegmentHeader
+from pool_oracle.work.records import SegmentHeader
 
 BATCH_ROWS = 20_000
 """How many shares and weights are gathered for one transaction."""
@@ -37,7 +47,7 @@ SUBMITTED = "submitted"
 class Filler:
     """Fills an index from one log. After an error it is of no use: what it holds in memory may not be in the index."""
 
-    def __init__(self, database: Database, folder: Path, rules: Rules) -> None:
+    def __init__(self, database: Database, folder: Path, rules: Rules, pause: Pause | None = None) -> None:
         """Take up where the index ends: the shares of the window are read again, and nothing else.
 
         Raises LedgerError when the index was filled from another log or by other rules, CorruptLog.
@@ -46,26 +56,30 @@ class Filler:
         self._folder = folder
         self._batch = Batch()
         with database.writing() as connection:
-            self._cursor = _open_cursor(connection, database, rules)
+            self._cursor = open_cursor(connection, rules)
             self._payees = _known_payees(connection)
+            self._credits = WindowCredits(_written_credits(connection))
             self._next_block = connection.scalar(select(func.count()).select_from(schema.blocks)) or 0
             self._reader = _reader_before(connection, folder, rules, self._cursor["first_share"])
         if self._cursor["position"]:
-            self._catch_up()
+            self._catch_up(pause)
         self._told = self._reader.consumed, self._cursor["sequence"]
+        self._has_looked = False  # an index of an earlier version has no credits
 
-    def fill(self, progress: Progress | None = None) -> int:
+    def fill(self, progress: Progress | None = None, pause: Pause | None = None) -> int:
         """Index what the log has got since; returns how many shares. Raises CorruptLog, LedgerError."""
         before = self._cursor["sequence"]
-        for event in self._reader.read():
+        for event in in_turns(self._reader.read(), pause):
             if isinstance(event, ReadShare):
                 self._take_share(event)
                 if self._batch.rows >= BATCH_ROWS:
                     self._write(progress)
             else:
                 self._take(event)
-        if self._reader.place != (self._cursor["segment"], self._cursor["position"]):
+        is_new = self._reader.place != (self._cursor["segment"], self._cursor["position"])
+        if is_new or (not self._has_looked and any(self._credit_changes())):
             self._write(progress)
+        self._has_looked = True
         return int(self._cursor["sequence"] - before)
 
     # From events to rows
@@ -82,6 +96,12 @@ class Filler:
         times = batch.times.get(record.worker)
         batch.times[record.worker] = (times[0] if times else record.time, record.time)
         batch.shares += 1
+        self._count_credit(share)
+
+    def _count_credit(self, share: ReadShare) -> None:
+        reader, record = self._reader, share.record
+        payee = self._payees[reader.workers[record.worker].payee]
+        self._credits.add(record.sequence, payee, reader.scheme.first_sequence)
 
     def _take(self, event: SegmentHeader | LoggedWorker | LoggedClose | LoggedBlock | LoggedBlockState) -> None:
         if isinstance(event, SegmentHeader):
@@ -168,8 +188,9 @@ class Filler:
         batch, self._batch = self._batch, Batch()
         batch.spread()
         cursor = self._cursor | self._place()
+        credits_now, credits_gone = self._credit_changes()
         with self._database.writing() as connection:
-            _move_cursor(connection, self._cursor, cursor)
+            move_cursor(connection, self._cursor, cursor)
             _insert(connection, schema.payees, batch.payees)
             self._write_workers(connection, batch)
             _insert(connection, schema.segments, batch.segments)
@@ -180,28 +201,32 @@ class Filler:
                     delete(schema.share_buckets).where(buckets.seconds == seconds, buckets.start < horizon)
                 )
             self._write_buckets(connection, batch)
+            self._write_credits(connection, credits_now, credits_gone)
             _insert(connection, schema.epochs, batch.epochs)
             _insert(connection, schema.weights, batch.weights)
             _insert(connection, schema.blocks, batch.blocks)
             for state in batch.states:
                 _set_state(connection, state)
         self._cursor = cursor
+        self._credits.wrote(credits_now, credits_gone)
         consumed, sequence = self._told
         self._told = self._reader.consumed, cursor["sequence"]
         if progress is not None:
             progress(self._told[0] - consumed, self._told[1] - sequence)
 
     def _place(self) -> dict[str, Any]:
-        """Where the reader stands, as the cursor's columns."""
+        """Where the reader stands, as the cursor's columns; the log is on disk as far as that."""
         reader = self._reader
         segment, position = reader.place
+        sync_segment(self._folder / segment_name(segment))
         return {
+            "rules": rules_text(reader.rules),
             "segment": segment,
             "position": position,
             "sequence": reader.sequence,
-            "t": reader.window.t,
-            "first_share": reader.window.first_sequence,
-            "slot": _slot_before(self._folder, segment, position),
+            "t": reader.scheme.t,
+            "first_share": reader.scheme.first_sequence,
+            "slot": slot_before(self._folder, segment, position),
         }
 
     def _write_workers(self, connection: Connection, batch: Batch) -> None:
@@ -251,6 +276,20 @@ class Filler:
         if rows:
             connection.execute(statement, rows)
 
+    def _credit_changes(self) -> tuple[dict[int, tuple[int, int]], list[int]]:
+        return self._credits.changes(self._reader.scheme.weights, self._payees)
+
+    def _write_credits(self, connection: Connection, now: dict[int, tuple[int, int]], gone: list[int]) -> None:
+        table = schema.window_credits
+        if gone:
+            leave = delete(table).where(table.c.payee == bindparam("gone"))
+            connection.execute(leave, [{"gone": number} for number in gone])
+        statement = self._upsert(table)
+        new = {"shares": statement.excluded.shares, "weight": statement.excluded.weight}
+        rows = [{"payee": payee, "shares": shares, "weight": weight} for payee, (shares, weight) in now.items()]
+        if rows:
+            connection.execute(statement.on_conflict_do_update(index_elements=[table.c.payee], set_=new), rows)
+
     def _upsert(self, table: Any) -> sqlite.Insert | postgresql.Insert:
         return postgresql.insert(table) if self._database.is_postgresql else sqlite.insert(table)
 
@@ -263,7 +302,7 @@ class Filler:
 
     # Taking up
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, pause: Pause | None) -> None:
         """Read again up to the cursor, which brings back the window and the definitions."""
         cursor, reader = self._cursor, self._reader
         place = cursor["segment"], cursor["position"]
@@ -271,13 +310,18 @@ class Filler:
         what = f"the index {self._database.name} does not follow from the log in {self._folder}"
         remedy = "'pool-oracle ledger rebuild' makes it anew"
         try:
-            slot = _slot_before(self._folder, *place)
+            slot = slot_before(self._folder, *place)
         except OSError:
             slot = b""
         if slot != cursor["slot"]:
             raise LedgerError(f"{what}: {path.name} has other bytes before offset {cursor['position']}; {remedy}")
-        deque(reader.read_to(*place), maxlen=0)
-        window = reader.window
+        for event in in_turns(reader.read_to(*place), pause):
+            if isinstance(event, ReadShare):
+                self._count_credit(event)
+        others = other_rules(cursor["rules"], reader.rules)
+        if others:
+            raise LedgerError(f"the index {self._database.name} was filled by other rules: {others}; {remedy}")
+        window = reader.scheme
         if (reader.sequence, window.t, window.first_sequence) != tuple(
             cursor[name] for name in ("sequence", "t", "first_share")
         ):
@@ -285,38 +329,8 @@ class Filler:
         reader.trust()
 
 
-def _open_cursor(connection: Connection, database: Database, rules: Rules) -> dict[str, Any]:
-    """The cursor's row, made where it is missing. Raises LedgerError when it was made by other rules."""
-    table = schema.log_cursor
-    row = connection.execute(select(table)).mappings().one_or_none()
-    if row is None:
-        values = {
-            "id": 1,
-            "window": rules.window,
-            "emulated_target": rules.emulated_target,
-            "segment": 0,
-            "position": 0,
-            "sequence": 0,
-            "t": 0,
-            "first_share": None,
-            "slot": b"",
-        }
-        connection.execute(insert(table), values)
-        return values
-    if Rules(row["window"], row["emulated_target"]) != rules:
-        raise LedgerError(
-            f"the index {database.name} was filled with window {row['window']} and emulated network target "
-            f"{row['emulated_target']}; 'pool-oracle ledger rebuild' fills it by the present policy"
-        )
-    return dict(row)
-
-
-def _move_cursor(connection: Connection, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Move the cursor, if it is where it was left. Raises LedgerError when another process has moved it."""
-    table = schema.log_cursor
-    stands = table.c.segment == old["segment"], table.c.position == old["position"]
-    if connection.execute(update(table).where(*stands).values(new)).rowcount != 1:
-        raise LedgerError("another process fills this index; it needs only one")
+def _written_credits(connection: Connection) -> dict[int, tuple[int, int]]:
+    return {row.payee: (row.shares, row.weight) for row in connection.execute(select(schema.window_credits))}
 
 
 def _known_payees(connection: Connection) -> dict[Payee, int]:
@@ -325,10 +339,13 @@ def _known_payees(connection: Connection) -> dict[Payee, int]:
 
 
 def _reader_before(connection: Connection, folder: Path, rules: Rules, first_share: int | None) -> LogReader:
-    """A reader at the beginning of the segment with the oldest share that has credit."""
+    """A reader at the beginning of the segment with the oldest share that has credit.
+
+    Only a window follows from what is in it: under another scheme it is a reader at the log's beginning.
+    """
     segments, epochs, blocks = schema.segments.c, schema.epochs.c, schema.blocks.c
     newest = select(func.max(segments.number)).where(segments.first_share <= (first_share or 0))
-    start = connection.scalar(newest) or 0
+    start = (connection.scalar(newest) or 0) if rules.scheme == "pplns" else 0
     reader = LogReader(
         folder,
         rules,
@@ -356,12 +373,3 @@ def _set_state(connection: Connection, state: LoggedBlockState) -> None:
         "state_time": state.time,
     }
     connection.execute(update(table).where(table.c.hash == state.hash).values(values))
-
-
-def _slot_before(folder: Path, segment: int, position: int) -> bytes:
-    """The last slot before a place in the log."""
-    if position == 0:
-        return b""
-    with (folder / segment_name(segment)).open("rb") as file:
-        file.seek(position - SLOT_SIZE)
-        return file.read(SLOT_SIZE)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table, func, select
+from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from pool_oracle.ledger.index import schema
 from pool_oracle.ledger.index.batch import HOUR, MINUTE
-from pool_oracle.ledger.index.chain import recorded_block
+from pool_oracle.ledger.index.chain import PAGE, ChainQueries, page
 from pool_oracle.ledger.index.rows import (
     BlockRow,
     Bucket,
-    ClaimRow,
+    CreditRow,
     EpochRow,
     HashRates,
-    PartRow,
     PayeeRow,
-    PayoutRow,
     SegmentRow,
     Totals,
     WeightRow,
@@ -26,22 +25,17 @@ from pool_oracle.ledger.index.rows import (
 from pool_oracle.ledger.index.schema import exact_sum
 from pool_oracle.units import Payee, Wei
 
-SPANS = {60: MINUTE, 300: MINUTE, 3600: MINUTE, 86400: HOUR}
+SPANS = {600: MINUTE, 3600: MINUTE, 86400: HOUR}
 """Seconds that a hash rate is the mean of, and the buckets that it is added up from."""
 
-PAGE = 100
 
-
-class Queries:
+class Queries(ChainQueries):
     """Questions to one state of the index."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Ask through `connection`."""
-        self._connection = connection
 
     def totals(self) -> Totals:
         """Everything counted."""
         cursor = self._connection.execute(select(schema.log_cursor)).mappings().one_or_none()
+        place = self.chain_place()
         return Totals(
             shares=cursor["sequence"] if cursor else 0,
             t=cursor["t"] if cursor else 0,
@@ -51,56 +45,93 @@ class Queries:
             blocks=self._count(schema.blocks),
             payouts=self._count(schema.payouts),
             claims=self._count(schema.claims),
-            chain_block=recorded_block(self._connection),
+            chain_block=place.block if place else None,
         )
+
+    def shares(self) -> int:
+        """How many shares of the log are here."""
+        return self._connection.scalar(select(schema.log_cursor.c.sequence)) or 0
 
     # Workers and payees
 
-    def workers(self, payee: Payee | None = None) -> list[WorkerRow]:
-        """All workers, or those of a payee, by number."""
-        table, payees = schema.workers, schema.payees
-        query = select(
-            table.c.number,
-            payees.c.payee,
-            *(table.c[name] for name in ("name", "shares", "work", "first_time", "last_time")),
-        )
-        query = query.join(payees, payees.c.number == table.c.payee).order_by(table.c.number)
+    def workers(
+        self, payee: Payee | None = None, *, after: int | None = None, limit: int | None = None
+    ) -> list[WorkerRow]:
+        """Workers, or those of a payee, by number; `limit` of them, above a number."""
+        query = _workers().order_by(schema.workers.c.number).limit(limit)
         if payee is not None:
-            query = query.where(payees.c.payee == payee)
+            query = query.where(schema.payees.c.payee == payee)
+        if after is not None:
+            query = query.where(schema.workers.c.number > after)
         return [WorkerRow(*row) for row in self._connection.execute(query)]
 
-    def payees(self) -> list[PayeeRow]:
-        """All payees, in the order in which the log first names them."""
+    def worker(self, number: int) -> WorkerRow | None:
+        """One worker."""
+        row = self._connection.execute(_workers().where(schema.workers.c.number == number)).one_or_none()
+        return None if row is None else WorkerRow(*row)
+
+    def payees(self, *, after: int | None = None, limit: int = PAGE) -> list[PayeeRow]:
+        """Payees, in the order in which the log first names them; `limit` of them, above a number."""
+        number = schema.payees.c.number
+        chosen = select(number).order_by(number).limit(limit)
+        return self._payee_rows(chosen if after is None else chosen.where(number > after))
+
+    def payee(self, payee: Payee) -> PayeeRow | None:
+        """One payee."""
+        rows = self._payee_rows(select(schema.payees.c.number).where(schema.payees.c.payee == payee))
+        return rows[0] if rows else None
+
+    def is_payee(self, payee: Payee) -> bool:
+        """Whether the log names this payee."""
+        return self._connection.scalar(select(schema.payees.c.number).where(schema.payees.c.payee == payee)) is not None
+
+    def credit(self, payee: Payee) -> CreditRow:
+        """What a payee has in the window."""
+        table, payees = schema.window_credits.c, schema.payees.c
+        query = select(table.shares, table.weight).join(schema.payees, payees.number == table.payee)
+        row = self._connection.execute(query.where(payees.payee == payee)).one_or_none()
+        total = self._connection.scalar(select(func.sum(table.weight))) or 0
+        first = self._connection.scalar(select(schema.log_cursor.c.first_share))
+        return CreditRow(row.shares if row else 0, row.weight if row else 0, int(total), first)
+
+    def _payee_rows(self, chosen: Select[Any]) -> list[PayeeRow]:
         table, payees, weights, claims = schema.workers, schema.payees, schema.weights, schema.claims
+        numbers = list(self._connection.scalars(chosen))
         query = (
             select(
                 payees.c.number,
                 payees.c.payee,
-                func.count(),
-                func.sum(table.c.shares),
+                func.count(table.c.number),
+                func.coalesce(func.sum(table.c.shares), 0),
                 exact_sum(table.c.work),
                 func.min(table.c.first_time),
                 func.max(table.c.last_time),
             )
-            .join(table, table.c.payee == payees.c.number)
+            .outerjoin(table, table.c.payee == payees.c.number)  # a solo pool's payee need not mine
+            .where(payees.c.number.in_(numbers))
             .group_by(payees.c.number, payees.c.payee)
             .order_by(payees.c.number)
         )
+        rows = self._connection.execute(query).all()
         newest = select(func.max(schema.epochs.c.epoch)).scalar_subquery()
-        weight_of = self._pairs(select(weights.c.payee, weights.c.weight).where(weights.c.epoch == newest))
-        paid_to = self._pairs(select(claims.c.payee, exact_sum(claims.c.amount)).group_by(claims.c.payee))
+        weight_of = self._pairs(
+            select(weights.c.payee, weights.c.weight).where(weights.c.epoch == newest, weights.c.payee.in_(numbers))
+        )
+        paid = select(claims.c.payee, exact_sum(claims.c.amount)).where(claims.c.payee.in_([row.payee for row in rows]))
+        paid_to = self._pairs(paid.group_by(claims.c.payee))
         return [
             PayeeRow(
+                number=number,
                 payee=payee,
                 workers=count,
                 shares=int(shares),
-                work=work,
+                work=work or 0,
                 first_time=first,
                 last_time=last,
                 weight=weight_of.get(number, 0),
                 claimed=Wei(paid_to.get(payee, 0)),
             )
-            for number, payee, count, shares, work, first, last in self._connection.execute(query)
+            for number, payee, count, shares, work, first, last in rows
         ]
 
     def hash_rates(self, now: int, *, payee: Payee | None = None, worker: int | None = None) -> HashRates:
@@ -115,12 +146,15 @@ class Queries:
         ]
         return HashRates(*((work or 0) // seconds for work, seconds in zip(sums, SPANS, strict=True)))
 
-    def worker_hash_rates(self, now: int) -> dict[int, HashRates]:
-        """As `hash_rates`, of every worker that handed in a share within the last day."""
+    def worker_hash_rates(self, now: int, workers: Iterable[int]) -> dict[int, HashRates]:
+        """As `hash_rates`, of those `workers` (by number) that handed in a share within the last day."""
         table = schema.share_buckets
         rates: dict[int, list[int]] = {}
+        numbers = list(workers)
         for i, seconds in enumerate(SPANS):
-            query = select(table.c.worker, exact_sum(table.c.work)).where(*_span(now, seconds))
+            query = select(table.c.worker, exact_sum(table.c.work)).where(
+                *_span(now, seconds), table.c.worker.in_(numbers)
+            )
             for worker, work in self._connection.execute(query.group_by(table.c.worker)):
                 rates.setdefault(worker, [0] * len(SPANS))[i] = work // seconds
         return {worker: HashRates(*values) for worker, values in sorted(rates.items())}
@@ -147,14 +181,22 @@ class Queries:
     def epochs(self, *, before: int | None = None, limit: int = PAGE) -> list[EpochRow]:
         """Closed epochs, newest first."""
         table = schema.epochs
-        query = _page(select(table), table.c.epoch, before, limit)
+        query = page(select(table), table.c.epoch, before, limit)
         return [EpochRow(*row) for row in self._connection.execute(query)]
 
-    def weights(self, epoch: int) -> list[tuple[Payee, int]]:
-        """The leaves of an epoch, ascending by payee."""
+    def epoch(self, number: int) -> EpochRow | None:
+        """One closed epoch."""
+        table = schema.epochs
+        row = self._connection.execute(select(table).where(table.c.epoch == number)).one_or_none()
+        return None if row is None else EpochRow(*row)
+
+    def weights(self, epoch: int, *, after: Payee | None = None, limit: int | None = None) -> list[tuple[Payee, int]]:
+        """The leaves of an epoch, ascending by payee; `limit` of them, above a payee."""
         payees, weights = schema.payees, schema.weights
         query = select(payees.c.payee, weights.c.weight).join(weights, weights.c.payee == payees.c.number)
-        query = query.where(weights.c.epoch == epoch).order_by(payees.c.payee)
+        query = query.where(weights.c.epoch == epoch).order_by(payees.c.payee).limit(limit)
+        if after is not None:
+            query = query.where(payees.c.payee > after)
         return [(Payee(payee), weight) for payee, weight in self._connection.execute(query)]
 
     def weights_of(self, payee: Payee, *, before: int | None = None, limit: int = PAGE) -> list[WeightRow]:
@@ -166,90 +208,23 @@ class Queries:
             .join(epochs, epochs.c.epoch == weights.c.epoch)
             .where(payees.c.payee == payee)
         )
-        return [WeightRow(*row) for row in self._connection.execute(_page(query, weights.c.epoch, before, limit))]
+        return [WeightRow(*row) for row in self._connection.execute(page(query, weights.c.epoch, before, limit))]
 
-    def blocks(self, *, before: int | None = None, limit: int = PAGE) -> list[BlockRow]:
-        """Found blocks, newest first."""
-        table, workers, payees = schema.blocks.c, schema.workers.c, schema.payees.c
-        query = (
-            select(table.number, table.hash, table.height, table.epoch, table.worker, workers.name, payees.payee)
-            .add_columns(table.txid, table.time, table.t, table.state, table.depth, table.detail, table.state_time)
-            .join(schema.workers, workers.number == table.worker)
-            .join(schema.payees, payees.number == workers.payee)
-        )
-        return [BlockRow(*row) for row in self._connection.execute(_page(query, table.number, before, limit))]
+    def blocks(self, *, before: int | None = None, state: str | None = None, limit: int = PAGE) -> list[BlockRow]:
+        """Found blocks, or those in a state, newest first."""
+        table = schema.blocks.c
+        query = _blocks() if state is None else _blocks().where(table.state == state)
+        return [BlockRow(*row) for row in self._connection.execute(page(query, table.number, before, limit))]
+
+    def block(self, hash: bytes) -> BlockRow | None:
+        """One found block."""
+        row = self._connection.execute(_blocks().where(schema.blocks.c.hash == hash)).one_or_none()
+        return None if row is None else BlockRow(*row)
 
     def segments(self) -> list[SegmentRow]:
         """The log's segments, oldest first."""
         query = select(schema.segments).order_by(schema.segments.c.number)
         return [SegmentRow(*row) for row in self._connection.execute(query)]
-
-    # What the chain told
-
-    def payouts(self, *, before: int | None = None, limit: int = PAGE) -> list[PayoutRow]:
-        """Payouts, newest first."""
-        table, latest = schema.payouts, _latest_epochs()
-        query = select(
-            table.c.number,
-            table.c.root,
-            func.coalesce(table.c.epoch, latest.c.epoch),
-            *(table.c[name] for name in ("amount", "fee", "time", "block")),
-        ).outerjoin(latest, latest.c.root == table.c.root)
-        return [PayoutRow(*row) for row in self._connection.execute(_page(query, table.c.number, before, limit))]
-
-    def parts(self, payee: Payee, *, before: int | None = None, limit: int = PAGE) -> list[PartRow]:
-        """What a payee gets of each payout whose root is a closed epoch's, newest payout first."""
-        table, epochs, weights = schema.payouts, schema.epochs, schema.weights
-        latest, claimed = _latest_epochs(), schema.claimed_payouts
-        query = (
-            select(
-                table.c.number,
-                epochs.c.epoch,
-                weights.c.weight,
-                table.c.amount,
-                epochs.c.total,
-                claimed.c.payout.is_not(None),
-            )
-            .join(latest, latest.c.root == table.c.root)
-            .join(epochs, epochs.c.epoch == latest.c.epoch)
-            .join(weights, weights.c.epoch == epochs.c.epoch)
-            .join(schema.payees, schema.payees.c.number == weights.c.payee)
-            .outerjoin(claimed, (claimed.c.payout == table.c.number) & (claimed.c.payee == payee))
-            .where(schema.payees.c.payee == payee)
-        )
-        return [
-            PartRow(number, epoch, weight, Wei(amount * weight // total), bool(is_claimed))
-            for number, epoch, weight, amount, total, is_claimed in self._connection.execute(
-                _page(query, table.c.number, before, limit)
-            )
-        ]
-
-    def claims(self, payee: Payee | None = None, *, limit: int = PAGE) -> list[ClaimRow]:
-        """Claims, all or a payee's, newest first."""
-        table, covered = schema.claims, schema.claimed_payouts
-        query = select(table).order_by(table.c.block.desc(), table.c.log_index.desc()).limit(limit)
-        if payee is not None:
-            query = query.where(table.c.payee == payee)
-        rows = self._connection.execute(query).all()
-        if not rows:
-            return []
-        numbers: dict[tuple[int, int], list[int]] = {}
-        pairs = select(covered.c.block, covered.c.log_index, covered.c.payout).order_by(covered.c.payout)
-        between = covered.c.block.between(rows[-1].block, rows[0].block)
-        for block, log_index, payout in self._connection.execute(pairs.where(between)):
-            numbers.setdefault((block, log_index), []).append(payout)
-        return [
-            ClaimRow(
-                payee=Payee(row.payee),
-                recipient=row.recipient,
-                payouts=tuple(numbers.get((row.block, row.log_index), ())),
-                amount=row.amount,
-                block=row.block,
-                log_index=row.log_index,
-                transaction_hash=row.transaction_hash,
-            )
-            for row in rows
-        ]
 
     def _count(self, table: Table) -> int:
         return self._connection.scalar(select(func.count()).select_from(table)) or 0
@@ -264,7 +239,8 @@ class Queries:
         if worker is not None:
             conditions.append(column == worker)
         if payee is not None:
-            conditions.append(column.in_([row.number for row in self.workers(payee)]))
+            numbers = select(schema.workers.c.number).join(schema.payees)
+            conditions.append(column.in_(numbers.where(schema.payees.c.payee == payee)))
         return conditions
 
 
@@ -276,14 +252,17 @@ def _span(now: int, seconds: int) -> list[ColumnElement[bool]]:
     return [table.seconds == bucket, table.start >= end - seconds, table.start < end]
 
 
-def _page(query: Select[Any], key: ColumnElement[int], before: int | None, limit: int) -> Select[Any]:
-    """Newest first, `limit` of them, below a number."""
-    if before is not None:
-        query = query.where(key < before)
-    return query.order_by(key.desc()).limit(limit)
+def _workers() -> Select[Any]:
+    table, payees = schema.workers, schema.payees
+    columns = (table.c[name] for name in ("name", "shares", "work", "first_time", "last_time"))
+    return select(table.c.number, payees.c.payee, *columns).join(payees, payees.c.number == table.c.payee)
 
 
-def _latest_epochs() -> Subquery:
-    """(root, epoch): the latest epoch of each root. Epochs with one root have the same leaves."""
-    table = schema.epochs.c
-    return select(table.root, func.max(table.epoch).label("epoch")).group_by(table.root).subquery()
+def _blocks() -> Select[Any]:
+    table, workers, payees = schema.blocks.c, schema.workers.c, schema.payees.c
+    return (
+        select(table.number, table.hash, table.height, table.epoch, table.worker, workers.name, payees.payee)
+        .add_columns(table.txid, table.time, table.t, table.state, table.depth, table.detail, table.state_time)
+        .join(schema.workers, workers.number == table.worker)
+        .join(schema.payees, payees.number == workers.payee)
+    )

@@ -7,12 +7,12 @@ shares before it make. Proof of work is the auditor's matter (`audit`). Offsets 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pool_oracle.errors import CorruptLog, InputError
 from pool_oracle.hashes import sha256, sha256d
+from pool_oracle.ledger.accounts import Accounts
 from pool_oracle.ledger.index.events import (
     Event,
     LoggedBlock,
@@ -22,23 +22,25 @@ from pool_oracle.ledger.index.events import (
     LoggedWorker,
     ReadShare,
 )
+from pool_oracle.ledger.rules import Rules
 from pool_oracle.ledger.sharelog import SEGMENT_GLOB, segment_name
+from pool_oracle.ledger.tail import LogTail
 from pool_oracle.payout.payee import parse_payee
-from pool_oracle.payout.window import PplnsWindow, share_unit
+from pool_oracle.payout.schemes import Scheme
 from pool_oracle.work.records import (
     KIND_BLOCK,
+    KIND_BLOCK_STATE,
     KIND_CLOSE,
     KIND_JOB,
-    KIND_MORE,
+    KIND_POLICY,
     KIND_WORKER,
-    LONG_KINDS,
     SLOT_SIZE,
     LongRecord,
     Record,
     SegmentHeader,
     ShareRecord,
+    damage_shown,
     encode_header,
-    is_whole_slot,
     read_records,
     slots_of_long,
 )
@@ -47,14 +49,6 @@ from pool_oracle.work.targets import nbits_to_target
 
 OnProblem = Callable[[str, int, str], None]
 """Told of something that is wrong, and can be read past: segment, offset, text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a log does not say itself: the policy's window X, and the emulated network target where there is one."""
-
-    window: int
-    emulated_target: int | None = None
 
 
 def work_of_target(target: int) -> int:
@@ -73,7 +67,7 @@ class LogReader:
     """Reads a log from a segment on, as far as it is written; call `read` again for what was written since.
 
     While an event is handled, the reader stands right behind it: `place` (segment, offset), `sequence` (the next
-    share's number) and `window` include it. `jobs` are those that the present segment defines; `workers` are all.
+    share's number) and `scheme` include it. `jobs` are those that the present segment defines; `workers` are all.
     """
 
     def __init__(
@@ -88,16 +82,15 @@ class LogReader:
     ) -> None:
         """To begin with a later `segment`, tell which `epoch` was closed last and which `blocks` were found before it.
 
-        Its header is then believed, and closes are not compared with the window until that has filled, or `trust` says
-        that it has.
+        Its header is then believed, and closes are not compared with the weights until the PPLNS window has filled, or
+        `trust` says that it has; under another scheme they are not compared at all, which goes on from the beginning.
         """
         self.folder = folder
-        self.rules = rules
+        self._accounts = Accounts(rules, tail=self._tail)
         self.segment = segment
         self.offset = 0
         self.place = (0, 0)
         self.sequence = 0
-        self.window = PplnsWindow(rules.window)
         self.jobs: dict[int, LoggedJob] = {}
         self.workers: dict[int, LoggedWorker] = {}
         self.torn = 0
@@ -114,6 +107,20 @@ class LogReader:
         self._knows_start = segment == 0
         self._anchor: int | None = None if segment else -1
 
+    def _tail(self, rules: Rules) -> LogTail:
+        """What leaves a window is read again, behind this reader, so that a long one needs no memory."""
+        return LogTail(self.folder, rules.emulated_target)
+
+    @property
+    def rules(self) -> Rules:
+        """What shares are accounted by now."""
+        return self._accounts.rules
+
+    @property
+    def scheme(self) -> Scheme:
+        """The accounts of the shares that were read."""
+        return self._accounts.scheme
+
     @property
     def consumed(self) -> int:
         """How many bytes were read so far."""
@@ -122,7 +129,9 @@ class LogReader:
     @property
     def is_trusted(self) -> bool:
         """Whether the window holds all that it should: it was read from the log's beginning, or has run over since."""
-        return self._anchor is not None and self._anchor != self.window.first_sequence
+        if self._anchor == -1:
+            return True
+        return self.rules.is_window and self._anchor is not None and self._anchor != self.scheme.first_sequence
 
     def trust(self) -> None:
         """The window is known to be right."""
@@ -207,7 +216,7 @@ class LogReader:
         shift = behind = 0
         if is_rest:
             # The rest of a segment is read as a segment of its own.
-            data = encode_header(SegmentHeader(self.segment, self.sequence, self.window.t, 0)) + data
+            data = encode_header(SegmentHeader(self.segment, self.sequence, self.scheme.t, 0)) + data
             shift = self.offset - SLOT_SIZE
         try:
             for at, record in read_records(data, path.name):
@@ -215,7 +224,7 @@ class LogReader:
                 if at or not is_rest:
                     yield shift + at, shift + behind, record
         except CorruptLog:
-            if is_last and _is_torn(data[behind:]):
+            if is_last and damage_shown(data[behind:]) is None:
                 self.torn = len(data) - behind
                 return
             if is_rest:
@@ -230,14 +239,15 @@ class LogReader:
             if header.first_sequence != self.sequence:
                 text = f"begins with share {header.first_sequence}, where {self.sequence} belongs (offset 0)"
                 self._on_problem(name, 0, f"{name}: {text}")
-            elif header.t != self.window.t:
-                text = f"T is {header.t} at its start (offset 0), and {self.window.t} by the shares before"
+            elif header.t != self.scheme.t:
+                text = f"T is {header.t} at its start (offset 0), and {self.scheme.t} by the shares before"
                 self._on_problem(name, 0, f"{name}: {text}")
-        if not self._knows_start or (header.first_sequence, header.t) != (self.sequence, self.window.t):
-            self.window = PplnsWindow(self.rules.window, t=header.t)
+        if not self._knows_start or (header.first_sequence, header.t) != (self.sequence, self.scheme.t):
+            self._accounts = Accounts(self.rules, t=header.t, tail=self._tail)
             self.sequence = header.first_sequence
             self._anchor = None if header.first_sequence else -1
         self._knows_start = True
+        self.scheme.settle()  # or all shares of a long log would wait in memory
         return header
 
     def _take_share(self, share: ShareRecord, at: int, name: str) -> ReadShare:
@@ -247,10 +257,10 @@ class LogReader:
                 f"{name}: share {share.sequence} at offset {at} points to worker {share.worker}, "
                 "which its segment does not define"
             )
-        window = self.window
-        window.add(share.sequence, self.workers[share.worker].payee, values[0])
+        height = self.jobs[share.job].height
+        self._accounts.on_share(share.sequence, self.workers[share.worker].payee, values[0], height)
         if self._anchor is None:
-            self._anchor = window.first_sequence
+            self._anchor = self.scheme.first_sequence
         self.sequence = share.sequence + 1
         return ReadShare(share, *values)
 
@@ -264,10 +274,10 @@ class LogReader:
             )
         try:
             target = nbits_to_target(share.share_bits)
-            network_target = self.rules.emulated_target or nbits_to_target(job.stratum.nbits)
+            unit = self.rules.unit(job.stratum.nbits, share.share_bits)
         except InputError as error:
             raise CorruptLog(f"{name}: share {share.sequence} at offset {at}: {error}") from None
-        values = share_unit(network_target, target), work_of_target(target)
+        values = unit, work_of_target(target)
         self._values[share.job, share.share_bits] = values
         return values
 
@@ -282,7 +292,13 @@ class LogReader:
             return self._close(payload, at, name)
         if record.kind == KIND_BLOCK:
             return self._find_block(payload, at, name)
-        return self._set_state(payload, at, name)
+        if record.kind == KIND_BLOCK_STATE:
+            return self._set_state(payload, at, name)
+        if record.kind == KIND_POLICY:
+            self._accounts.on_policy(Rules.from_payload(payload))
+        else:
+            self._accounts.on_tip(payload)
+        return None
 
     def _find_block(self, payload: dict[str, Any], at: int, name: str) -> LoggedBlock | None:
         block_hash = bytes.fromhex(payload["block"])[::-1]
@@ -293,6 +309,7 @@ class LogReader:
             text = f"points to worker {payload['worker']}, which its segment does not define"
             raise CorruptLog(f"{name}: block {payload['block']} at offset {at} {text}")
         self._blocks.add(block_hash)
+        self._accounts.on_block(payload)
         return LoggedBlock(
             segment=self.segment,
             hash=block_hash,
@@ -301,7 +318,7 @@ class LogReader:
             worker=int(payload["worker"]),
             txid=sha256d(bytes.fromhex(payload["coinbase"])),
             time=int(payload["time"]),
-            t=self.window.t,
+            t=self.scheme.t,
         )
 
     def _set_state(self, payload: dict[str, Any], at: int, name: str) -> LoggedBlockState | None:
@@ -310,6 +327,7 @@ class LogReader:
             text = f"a state of block {payload['block']} at offset {at}, which was never found"
             self._on_problem(name, at, f"{name}: {text}")
             return None
+        self._accounts.on_block_state(payload)
         return LoggedBlockState(
             hash=block_hash,
             state=_storable(payload["state"]),
@@ -335,6 +353,9 @@ class LogReader:
 
     def _close(self, payload: dict[str, Any], at: int, name: str) -> LoggedClose:
         """A close, compared with the shares before it."""
+        expected: dict[str, int | None] = {"closing share": self.sequence - 1, "T": self.scheme.t}
+        if self.is_trusted:
+            expected["first share"] = self.scheme.first_sequence
         close = LoggedClose(
             epoch=int(payload["epoch"]),
             first_share=int(payload["firstShare"]),
@@ -344,14 +365,11 @@ class LogReader:
             tip_height=int(payload["tipHeight"]),
             time=int(payload["time"]),
             segment=self.segment,
-            weights=self.window.weights,
+            weights=self._accounts.on_close(),
         )
-        expected: dict[str, int | None] = {"closing share": self.sequence - 1, "T": self.window.t}
-        found = {"closing share": close.closing_share, "T": close.t}
+        found = {"closing share": close.closing_share, "T": close.t, "first share": close.first_share}
         if self._epoch is not None:
             expected["number"], found["number"] = self._epoch + 1, close.epoch
-        if self.is_trusted:
-            expected["first share"], found["first share"] = self.window.first_sequence, close.first_share
         for what, value in expected.items():
             if found[what] != value:
                 text = f"the close of epoch {close.epoch} at offset {at} has {what} {found[what]}; it should be {value}"
@@ -372,15 +390,6 @@ def _size(data: bytes, at: int, record: Record) -> int:
     if not isinstance(record, LongRecord):
         return SLOT_SIZE
     return SLOT_SIZE * slots_of_long(int.from_bytes(data[at + 4 : at + 8], "little"))
-
-
-def _is_torn(tail: bytes) -> bool:
-    """Whether a crash, or a writer in the middle of its work, leaves this behind the last whole record."""
-    for at in range(0, len(tail) - SLOT_SIZE + 1, SLOT_SIZE):
-        slot = tail[at : at + SLOT_SIZE]
-        if is_whole_slot(slot) and slot[0] not in ((*LONG_KINDS, KIND_MORE) if at == 0 else (KIND_MORE,)):
-            return False
-    return True
 
 
 def _storable(text: Any) -> str:

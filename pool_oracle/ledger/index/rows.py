@@ -28,10 +28,9 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class HashRates:
-    """Means over the last minute, five minutes, hour and day."""
+    """Means over the last ten minutes, hour and day."""
 
-    minute: int = 0
-    five_minutes: int = 0
+    ten_minutes: int = 0
     hour: int = 0
     day: int = 0
 
@@ -65,6 +64,7 @@ class PayeeRow:
     Times are those of its first and last share, Unix microseconds.
     """
 
+    number: int
     payee: Payee
     workers: int
     shares: int
@@ -73,6 +73,19 @@ class PayeeRow:
     last_time: int | None
     weight: int
     claimed: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class CreditRow:
+    """What a payee has in the window: its shares there and its weight, of `total`, if the epoch closed now.
+
+    `first_share` is the oldest share with credit; None where the window is empty.
+    """
+
+    shares: int
+    weight: int
+    total: int
+    first_share: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +138,16 @@ class BlockRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainPlace:
+    """How far a chain was read: its last block that was, and which distributor's payouts were looked for."""
+
+    chain_id: int
+    distributor: bytes
+    block: int
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PayoutRow:
     """A payout; `amount` is without the `fee`, `block` the EVM chain's.
 
@@ -138,6 +161,8 @@ class PayoutRow:
     fee: Wei
     time: int
     block: int
+    block_hash: bytes
+    transaction_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +186,7 @@ class ClaimRow:
     amount: Wei
     block: int
     log_index: int
+    block_hash: bytes
     transaction_hash: bytes
 
 

@@ -119,8 +119,7 @@ log_cursor = Table(
     "log_cursor",
     metadata,
     _id("id"),
-    Column("window", Integer, nullable=False),
-    Column("emulated_target", Exact),
+    Column("rules", Text, nullable=False),
     Column("segment", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
@@ -129,7 +128,7 @@ log_cursor = Table(
     Column("slot", LargeBinary, nullable=False),
     CheckConstraint("id = 1", name="log_cursor_is_one_row"),
 )
-"""How far the log was read, and by which rules.
+"""How far the log was read, and by which rules, as JSON.
 
 `segment` and `position`: the first byte that was not. `sequence`: the next share's number; `first_share`: the oldest
 one with credit. `slot`: the last 64 bytes that were read, by which the log is known again.
@@ -199,6 +198,14 @@ weights = _table(
 )
 """The leaves of each epoch. Weights and totals are below 2^63: X is 127 at the most."""
 
+window_credits = _table(
+    "window_credits",
+    _id("payee", Integer, ForeignKey("payees.number")),
+    Column("shares", BigInteger, nullable=False),
+    Column("weight", BigInteger, nullable=False),
+)
+"""What each payee has in the window, as far as the log was read: its weight if the epoch closed there."""
+
 blocks = _table(
     "blocks",
     _id("number"),
@@ -226,6 +233,9 @@ payouts = _table(
     Column("fee", Exact, nullable=False),
     Column("time", BigInteger, nullable=False),  # s
     Column("block", BigInteger, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
+    Column("transaction_hash", LargeBinary, nullable=False),
+    Index("payouts_of_block", "block"),
 )
 """The distributor's payouts, from the chain. `epoch` is the one that the contract names, if it names one."""
 
@@ -236,8 +246,9 @@ claims = _table(
     Column("payee", LargeBinary, nullable=False),
     Column("recipient", LargeBinary, nullable=False),
     Column("amount", Exact, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
     Column("transaction_hash", LargeBinary, nullable=False),
-    Index("claims_of_payee", "payee"),
+    Index("claims_of_payee", "payee", "block", "log_index"),
 )
 """Payments to payees, from the chain, each named by its event's place there; one may cover several payouts."""
 
@@ -256,7 +267,10 @@ chain_cursor = Table(
     "chain_cursor",
     metadata,
     _id("id"),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("distributor", LargeBinary, nullable=False),
     Column("block", BigInteger, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
     CheckConstraint("id = 1", name="chain_cursor_is_one_row"),
 )
-"""The last block of the chain whose payouts and claims are here."""
+"""The last block whose payouts and claims are here, and of which distributor on which chain they are."""

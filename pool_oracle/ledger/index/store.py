@@ -13,9 +13,10 @@ from pool_oracle.ledger.index.database import Database
 from pool_oracle.ledger.index.digest import digest_of
 from pool_oracle.ledger.index.filling import Filler
 from pool_oracle.ledger.index.meter import Progress
+from pool_oracle.ledger.index.pacing import Pause
 from pool_oracle.ledger.index.queries import Queries
-from pool_oracle.ledger.index.reading import Rules
-from pool_oracle.ledger.index.rows import ClaimRow, PayoutRow
+from pool_oracle.ledger.index.rows import ChainPlace, ClaimRow, PayoutRow
+from pool_oracle.ledger.rules import Rules
 
 
 class Index:
@@ -43,28 +44,31 @@ class Index:
         """Its URL without the password."""
         return self._database.name
 
-    def fill(self, folder: Path, rules: Rules, progress: Progress | None = None) -> int:
+    def fill(self, folder: Path, rules: Rules, progress: Progress | None = None, pause: Pause | None = None) -> int:
         """Index what the log in a folder has got since the last time; returns how many shares.
 
         The log may grow meanwhile: filling ends with the last record that is whole. The first call reads the window's
-        shares again. Raises CorruptLog, and LedgerError when the index comes from another log, or other rules.
+        shares again. `pause` is called every few milliseconds of reading; what it raises ends the filling.
+        Raises CorruptLog, and LedgerError when the index comes from another log or other rules, or another process is
+        filling it just now.
         """
-        with self._filling:
+        with self._filling, self._database.filling():
             kept, self._filler = self._filler, None  # after an error there is none
-            filler = kept[2] if kept and kept[:2] == (folder, rules) else Filler(self._database, folder, rules)
-            shares = filler.fill(progress)
+            filler = kept[2] if kept and kept[:2] == (folder, rules) else Filler(self._database, folder, rules, pause)
+            shares = filler.fill(progress, pause)
             self._filler = (folder, rules, filler)
             return shares
 
     def record_chain(
-        self, first_block: int, last_block: int, payouts: Iterable[PayoutRow], claims: Iterable[ClaimRow]
+        self, first_block: int, last: ChainPlace, payouts: Iterable[PayoutRow], claims: Iterable[ClaimRow]
     ) -> None:
-        """Replace everything from `first_block` of the chain on by what the blocks up to `last_block` hold.
+        """Replace everything from `first_block` of the chain on by what the blocks up to `last` hold.
 
-        Raises LedgerError when there is a gap before `first_block`, or a value stands outside the blocks.
+        Where another distributor or chain was recorded, all of that goes. Raises LedgerError when there is a gap before
+        `first_block`, or a value stands outside the blocks.
         """
         with self._database.writing() as connection:
-            record_chain(connection, first_block, last_block, payouts, claims)
+            record_chain(connection, first_block, last, payouts, claims)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Queries]:

@@ -17,6 +17,7 @@ from pool_oracle.payout.schemes.pps import Pps
 from pool_oracle.payout.schemes.ppsplus import PpsPlus
 from pool_oracle.payout.schemes.prop import Prop
 from pool_oracle.payout.schemes.solo import Solo
+from pool_oracle.payout.window import Tail
 
 __all__ = ["SCHEMES", "Fate", "Found", "PaidBy", "Scheme", "Terms", "open_scheme", "restore_scheme"]
 
@@ -31,17 +32,24 @@ SCHEMES: dict[str, type[Scheme]] = {
 """A policy's word for a scheme to the scheme."""
 
 
-def open_scheme(name: str, terms: Terms, *, t: int = 0) -> Scheme:
-    """A scheme before its first share; `t` is the running sum of units before it. Raises InputError."""
-    return _scheme_named(name)(terms, t=t)
+def open_scheme(name: str, terms: Terms, *, t: int = 0, tail: Tail | None = None) -> Scheme:
+    """A scheme before its first share; `t` is the running sum of units before it. Raises InputError.
+
+    A scheme with a window takes what leaves it from `tail`, where one is given, and keeps no shares itself.
+    """
+    scheme = _scheme_named(name)(terms, t=t)
+    if tail is not None:
+        scheme.use_tail(tail)
+    return scheme
 
 
-def restore_scheme(name: str, terms: Terms, state: dict[str, Any]) -> Scheme:
+def restore_scheme(name: str, terms: Terms, state: dict[str, Any], *, tail: Tail | None = None) -> Scheme:
     """A scheme that goes on exactly where `state()` was taken. Raises InputError for a state that is not of its form.
 
-    The terms are those in force when the state was taken.
+    The terms are those in force when the state was taken. A state that was taken with a tail needs one that still has
+    the shares of the window; what that raises is passed on.
     """
-    scheme = _scheme_named(name)(terms)
+    scheme = open_scheme(name, terms, tail=tail)
     try:
         scheme.load(state)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

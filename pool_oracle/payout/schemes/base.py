@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pool_oracle.errors import InputError
 from pool_oracle.payout.payee import check_payee
-from pool_oracle.payout.window import check_window
+from pool_oracle.payout.window import Tail, check_window
 from pool_oracle.units import SATOSHI_PER_COIN, Payee, Satoshi
 
 BASIS_POINTS = 10_000
@@ -82,12 +82,17 @@ class Scheme(ABC):
     """
 
     paid_by: ClassVar[PaidBy] = PaidBy.BLOCK
+    needs_fees: ClassVar[bool] = False
+    """Whether shares are priced by the fees of blocks, so that `on_tip` has to come before them."""
 
     def __init__(self, terms: Terms, *, t: int = 0) -> None:
         """No share yet; `t` is the running sum of units before the first that will be added."""
         self.terms = terms
         self.t = t
         self.closed = 0
+
+    def use_tail(self, tail: Tail) -> None:  # noqa: B027 - most schemes have no window
+        """Before the first share, or before `load`: what leaves a window comes from `tail`, not out of memory."""
 
     # What happens
 
@@ -113,6 +118,10 @@ class Scheme(ABC):
     def change(self, terms: Terms) -> None:
         """New terms from the next share on. A policy may change them right after a close, nowhere else."""
         self.terms = terms
+
+    def settle(self, limit: int | None = None) -> int:
+        """Do some of what a close would have to do: for `limit` shares at most; returns for how many."""
+        return 0
 
     def close(self) -> dict[Payee, int]:
         """Close the epoch: the weights of its root. Where nobody has any, nothing is closed, and nothing changes."""

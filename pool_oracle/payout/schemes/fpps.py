@@ -9,7 +9,7 @@ mistaken fee, or a row of empty ones, from moving the rate. Fees are skewed, so 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pool_oracle.errors import InputError
 from pool_oracle.payout.schemes.base import Terms
@@ -81,6 +81,8 @@ class FeeHistory:
 
 class Fpps(Pps):
     """As PPS, with the mean fee in the rate. Raises InputError for a share whose 144 blocks are not known."""
+
+    needs_fees: ClassVar[bool] = True
 
     def __init__(self, terms: Terms, *, t: int = 0) -> None:
         """See Scheme."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from pool_oracle.payout.schemes.base import Scheme, Terms
-from pool_oracle.payout.window import PplnsWindow
+from pool_oracle.payout.window import PplnsWindow, Tail
 from pool_oracle.units import Payee
 
 
@@ -22,6 +22,12 @@ class Pplns(Scheme):
         """See Scheme."""
         super().__init__(terms, t=t)
         self._window = PplnsWindow(terms.window, t=t)
+        self._tail: Tail | None = None
+
+    def use_tail(self, tail: Tail) -> None:
+        """See Scheme."""
+        self._tail = tail
+        self._window = PplnsWindow(self.terms.window, t=self.t, tail=tail)
 
     def _credit(self, sequence: int, payee: Payee, unit: int, height: int) -> None:
         self._window.add(sequence, payee, unit)
@@ -31,6 +37,10 @@ class Pplns(Scheme):
         if terms.window != self.terms.window:
             self._window.change(terms.window)
         super().change(terms)
+
+    def settle(self, limit: int | None = None) -> int:
+        """Let shares leave the window."""
+        return self._window.settle(limit)
 
     @property
     def weights(self) -> dict[Payee, int]:
@@ -53,10 +63,10 @@ class Pplns(Scheme):
         return self._window.share_count
 
     def state(self) -> dict[str, Any]:
-        """With every share of the window: replaying the log from `first_sequence` is the other way."""
+        """With every share of the window, or with a tail only each payee's credit and which share is the oldest."""
         return super().state() | {"window": self._window.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """See Scheme."""
         super().load(state)
-        self._window = PplnsWindow.restore(state["window"])
+        self._window = PplnsWindow.restore(state["window"], tail=self._tail)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pool_oracle.payout.schemes.base import BASIS_POINTS, Fate, Found, Terms, block_subsidy, pack_sums, unpack_sums
 from pool_oracle.payout.schemes.pps import Pps
-from pool_oracle.payout.window import PplnsWindow, S
+from pool_oracle.payout.window import PplnsWindow, S, Tail
 from pool_oracle.units import Payee
 
 
@@ -24,9 +24,15 @@ class PpsPlus(Pps):
         """See Scheme."""
         super().__init__(terms, t=t)
         self._window = PplnsWindow(terms.window, t=t)
+        self._tail: Tail | None = None
         self._divided: dict[Payee, int] = {}  # credits of the window at the last close
         self._pending: dict[bytes, tuple[int, dict[Payee, int]]] = {}  # found: fees, and whom they will go to
         self._left = 0
+
+    def use_tail(self, tail: Tail) -> None:
+        """See Scheme."""
+        self._tail = tail
+        self._window = PplnsWindow(self.terms.window, t=self.t, tail=tail)
 
     def _credit(self, sequence: int, payee: Payee, unit: int, height: int) -> None:
         super()._credit(sequence, payee, unit, height)
@@ -37,6 +43,10 @@ class PpsPlus(Pps):
         if terms.window != self.terms.window:
             self._window.change(terms.window)
         super().change(terms)
+
+    def settle(self, limit: int | None = None) -> int:
+        """Let shares leave the window."""
+        return self._window.settle(limit)
 
     def on_block(self, found: Found) -> None:
         """Note the fees, and the division that holds for them."""
@@ -89,7 +99,7 @@ class PpsPlus(Pps):
     def load(self, state: dict[str, Any]) -> None:
         """See Scheme."""
         super().load(state)
-        self._window = PplnsWindow.restore(state["window"])
+        self._window = PplnsWindow.restore(state["window"], tail=self._tail)
         self._divided = unpack_sums(state["divided"])
         self._pending = {
             bytes.fromhex(block_hash): (int(item["fees"]), unpack_sums(item["divided"]))

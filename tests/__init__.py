@@ -1,0 +1,1 @@
+"""So that no package called tests that a dependency installs is taken for this one."""
