@@ -13,13 +13,16 @@ from pool_oracle.api.lookups import Lookups
 from pool_oracle.api.metrics import PoolCollector
 from pool_oracle.api.server import ApiServer
 from pool_oracle.api.views import Views
+from pool_oracle.chain.client import Sending
 from pool_oracle.chain.deposit import DepositRoute
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.chain.outbox import Outbox
+from pool_oracle.chain.sending import DrySender
 from pool_oracle.chain.treasury import Treasury, require_reserve
 from pool_oracle.config import Config
 from pool_oracle.epoch.keeper import EpochKeeper, Identity
+from pool_oracle.epoch.publishing import open_publishing
 from pool_oracle.epoch.rewards import HeaderRelay, Reward, RewardKeeper
 from pool_oracle.errors import ChainError, ConfigError
 from pool_oracle.indexing import Indexing
@@ -43,9 +46,13 @@ log = structlog.get_logger("app")
 class PoolApp:
     """A whole pool in one event loop. Between `start` and `stop` its parts are there to be looked at."""
 
-    def __init__(self, config: Config, *, register_rewards: bool = True) -> None:
-        """Without `register_rewards` nobody relays headers or registers rewards: somebody else does."""
+    def __init__(self, config: Config, *, register_rewards: bool = True, is_dry: bool = False) -> None:
+        """Without `register_rewards` nobody relays headers or registers rewards: somebody else does.
+
+        `is_dry`: nothing is sent to the chain, and no key is needed; the log shows what would be.
+        """
         self.config = config
+        self._is_dry = is_dry
         self._register_rewards = register_rewards
         self._tasks: list[asyncio.Task[Any]] = []
         self._cleanup = contextlib.AsyncExitStack()
@@ -63,11 +70,15 @@ class PoolApp:
     async def _start(self) -> None:
         config = self.config
         self.chain = open_chain(config)
-        self.outbox = await asyncio.to_thread(open_outbox, config, self.chain)
+        self.distributor = await asyncio.to_thread(DistributorClient, self.chain, config.chain.distributor)
+        self.outbox = None if self._is_dry else await asyncio.to_thread(open_outbox, config, self.chain)
         if self.outbox is not None:
             self._cleanup.push_async_callback(asyncio.to_thread, self.outbox.close)
-        self.operator = open_sender(config, self.chain, self.outbox)
-        self.distributor = await asyncio.to_thread(DistributorClient, self.chain, config.chain.distributor)
+        self.operator: Sending
+        if self._is_dry:
+            self.operator = DrySender(self.chain, await asyncio.to_thread(self.distributor.operator))
+        else:
+            self.operator = open_sender(config, self.chain, self.outbox)
         self.route = await self._open_route()
         self.node = open_node(config.network, config.nodes, config.data / "node")
         self._cleanup.push_async_callback(self.node.close)
@@ -93,6 +104,8 @@ class PoolApp:
             route=self.route.name,
             policy=config.manifest_policy,
         )
+        publishing = open_publishing(config.publishers)
+        self._cleanup.push_async_callback(publishing.close)
         self.keeper = EpochKeeper(
             self.pool,
             self.log,
@@ -101,6 +114,7 @@ class PoolApp:
             self.distributor,
             self.route,
             self.operator,
+            publishing=publishing,
             is_lazy=config.policy.commit == "found",
         )
         await self.keeper.start(config.genesis_payee)

@@ -11,10 +11,11 @@ import typer
 from pool_oracle.errors import InputError
 
 if TYPE_CHECKING:
+    from pool_oracle.chain.calls import Request
     from pool_oracle.chain.client import Chain
     from pool_oracle.chain.distributor import DistributorClient
     from pool_oracle.claims.claiming import Plan, Survey
-    from pool_oracle.claims.sending import Call, Wallet
+    from pool_oracle.claims.sending import Wallet
     from pool_oracle.networks import Network
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
@@ -286,8 +287,7 @@ def connect(
     """The distributor that the options name, and whose addresses are meant. Raises InputError, ChainError."""
     import sys
 
-    from pool_oracle.chain.client import Chain
-    from pool_oracle.chain.distributor import DistributorClient
+    from pool_oracle.claims.reading import open_distributor
     from pool_oracle.logs import configure_logs
     from pool_oracle.networks import network_named
 
@@ -301,7 +301,7 @@ def connect(
         chosen = chosen or settings.network
     if not rpc or not distributor:
         raise InputError("--rpc URL and --distributor 0x... are needed, or --config FILE that has both")
-    return DistributorClient(Chain(rpc), check_address(distributor, "--distributor")), chosen
+    return open_distributor(rpc, check_address(distributor, "--distributor")), chosen
 
 
 def check_address(text: str, option: str) -> str:
@@ -349,7 +349,9 @@ def require_worth(plan: Plan, *, force: bool) -> None:
         )
 
 
-def write_unsigned(path: Path, chain: Chain, calls: list[tuple[Call, int]], sender: str | None, as_json: bool) -> None:
+def write_unsigned(
+    path: Path, chain: Chain, calls: list[tuple[Request, int]], sender: str | None, as_json: bool
+) -> None:
     """Transactions into a file, for a wallet elsewhere. Raises InputError."""
     from pool_oracle.claims.sending import unsigned
     from pool_oracle.terminal import write_new

@@ -178,12 +178,24 @@ def check(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
 
 
 @app.command()
-def run(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
+def run(
+    config: ConfigPath = DEFAULT_CONFIG,
+    propose: Annotated[
+        str, typer.Option(metavar="SAFE", help="Send nothing; write files for the owners of this Safe (0x...) to sign.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing, and need no key; log what would be.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Run the pool until it is told to stop."""
-    from pool_oracle.config import load_config
+    from pool_oracle.config import load_config, proposing_to
     from pool_oracle.running import run_pool
 
-    run_pool(load_config(config), on_start=lambda facts: _print(facts, as_json, _facts(facts)))
+    settings = load_config(config)
+    if propose:
+        settings = proposing_to(settings, propose)
+    run_pool(settings, on_start=lambda facts: _print(facts, as_json, _facts(facts)), is_dry=dry_run)
 
 
 @app.command()

@@ -442,6 +442,16 @@ def load_config(path: Path) -> Config:
     return config
 
 
+def proposing_to(config: Config, safe: str) -> Config:
+    """The same, but a Safe's owners sign what the pool would send. Raises ConfigError for what is no address."""
+    chain = msgspec.structs.replace(
+        config.chain, safe=safe, operator_key_file="", operator_keystore="", remote_signer="", operator=""
+    )
+    changed = msgspec.structs.replace(config, chain=chain)
+    _check_operator(changed)
+    return changed
+
+
 def _check(config: Config) -> None:
     """Everything that the types cannot say."""
     check_window(config.policy.window)

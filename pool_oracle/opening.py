@@ -9,7 +9,7 @@ from web3 import Web3
 from pool_oracle.chain.fees import GWEI, FeeSettings
 from pool_oracle.chain.keys import RemoteSigner, Signer, signer_from_key_file, signer_from_keystore
 from pool_oracle.chain.outbox import Outbox, SendSettings
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.chain.sending import OutboxSender, SafeProposer
 from pool_oracle.config import KEY_FILE_VARIABLE, PASSWORD_FILE_VARIABLE, Config
 from pool_oracle.errors import ConfigError

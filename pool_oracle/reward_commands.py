@@ -36,10 +36,11 @@ from pool_oracle.claim_commands import (
 from pool_oracle.errors import InputError
 
 if TYPE_CHECKING:
+    from pool_oracle.chain.calls import Request
     from pool_oracle.chain.distributor import DistributorClient
     from pool_oracle.claims.proofs import BundleProofs
     from pool_oracle.claims.registering import BlockReward
-    from pool_oracle.claims.sending import Call, Wallet
+    from pool_oracle.claims.sending import Wallet
     from pool_oracle.config import Config
     from pool_oracle.work.block import Block
 
@@ -79,8 +80,7 @@ def register(
     Shows what the block paid and what it has become; with a key or --unsigned, registers it. A reward that came with
     another amount than the coinbase paid is an alarm: exit code 1.
     """
-    from pool_oracle.chain.client import Chain
-    from pool_oracle.chain.flyover import FlyoverRouteClient
+    from pool_oracle.claims.reading import open_route
     from pool_oracle.claims.registering import FlyoverRegistration, find_reward
     from pool_oracle.work.share import display
 
@@ -90,7 +90,7 @@ def register(
     if not rpc or not address:
         raise InputError("--rpc URL and --route 0x... are needed, or --config FILE that has both")
     nested = settings.chain.nested_deposits if settings else not p2sh
-    client = FlyoverRouteClient(Chain(rpc), check_address(address, "--route"), nested=nested)
+    client = open_route(rpc, check_address(address, "--route"), nested=nested)
     distributor, _ = connect(None, rpc, client.distributor(), None)
     wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned)
     raw = _read_block(block, node, cookie_file, node_user, node_password_file, settings)
@@ -259,7 +259,7 @@ def _open_epochs(
 
 
 def _act(
-    call: Call,
+    call: Request,
     wallet: Wallet | None,
     unsigned: Path | None,
     sender: str | None,

@@ -37,12 +37,15 @@ WIDE = 200
 T = TypeVar("T")
 
 
-def run_pool(config: Config, on_start: Callable[[dict[str, Any]], None]) -> None:
-    """Run a pool until SIGINT or SIGTERM. Raises KeyboardInterrupt then, or the error that ended it."""
+def run_pool(config: Config, on_start: Callable[[dict[str, Any]], None], *, is_dry: bool) -> None:
+    """Run a pool until SIGINT or SIGTERM. Raises KeyboardInterrupt then, or the error that ended it.
+
+    `is_dry`: it sends nothing to the chain.
+    """
     configure_logs(sys.stderr)
 
     async def work() -> None:
-        app = PoolApp(config)
+        app = PoolApp(config, is_dry=is_dry)
         await app.start()
         try:
             on_start(

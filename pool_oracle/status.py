@@ -28,7 +28,7 @@ from pool_oracle.config import Config
 from pool_oracle.errors import InputError, PoolOracleError
 from pool_oracle.hashes import sha256, sha256d
 from pool_oracle.ledger.bundle import MANIFEST_FILE, bundle_folders, read_manifest
-from pool_oracle.ledger.glance import glance
+from pool_oracle.ledger.glance import glance, newest_segments
 from pool_oracle.logbook import BlockState
 from pool_oracle.work.records import KIND_BLOCK, KIND_BLOCK_STATE, KIND_CLOSE
 from pool_oracle.work.share import display
@@ -36,6 +36,8 @@ from pool_oracle.work.transaction import parse_transaction
 
 API_SECONDS = 5
 SHOWN_BLOCKS = 20
+LOOKED_AT_BYTES = 1 << 30
+"""How much of the share log, from its end, is looked through for blocks: about sixteen million shares."""
 
 Value = dict[str, Any]
 
@@ -54,6 +56,7 @@ def gather_status(config: Config) -> Value:
     now = int(time.time())
     status: Value = {"pool": config.pool.name, "network": config.pool.network, "time": now}
     status["running"] = part(lambda: _ask_pool(config), None)
+    status["olderSegments"] = part(lambda: newest_segments(config.shares, LOOKED_AT_BYTES)[1], 0)
     status["closed"] = part(lambda: _closed(config), None)
     status["published"] = part(lambda: _published(config), None)
     chain = Chain(config.rpc_urls[0])
@@ -116,7 +119,7 @@ def _by_segment(config: Config, kinds: tuple[int, ...]) -> list[tuple[str, list[
     """Payloads by segment, newest segment first; up to the first segment that has any."""
     found: list[Value] = []
     name = ""
-    for path, record in glance(config.shares, kinds):
+    for path, record in glance(newest_segments(config.shares, LOOKED_AT_BYTES)[0], kinds):
         if found and path.name != name:
             break
         name = path.name
@@ -222,9 +225,9 @@ def _standings(config: Config, chain: Chain, payouts: list[PayoutEvent]) -> list
 
 
 def _blocks(config: Config) -> list[MinedBlock]:
-    """Every block of the log, oldest first, with what is known of it."""
-    found = sorted(glance(config.shares, (KIND_BLOCK, KIND_BLOCK_STATE)), key=lambda pair: pair[0].name)
-    records = [record for _, record in found]
+    """The blocks of the newest segments, oldest first, with what is known of them."""
+    segments, _ = newest_segments(config.shares, LOOKED_AT_BYTES)
+    records = [record for _, record in glance(reversed(segments), (KIND_BLOCK, KIND_BLOCK_STATE))]
     states: dict[str, str] = {}
     for record in records:
         if record.kind == KIND_BLOCK_STATE:
@@ -309,6 +312,8 @@ def status_text(status: Value) -> str:
     lines.append(f"lag          {late or 'no epoch waits'}; {_age(lag['closeSeconds'])} since the last close")
     lines += _chain_lines(status)
     lines += _block_lines(status["blocks"])
+    if status["olderSegments"]:
+        lines.append(f"             blocks of {status['olderSegments']} older segments of the log were not looked for")
     lines += [f"ALARM        {alarm}" for alarm in status["alarms"]]
     lines += [f"problem      {problem}" for problem in status["problems"]]
     return "\n".join(lines)

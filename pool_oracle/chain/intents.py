@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from pool_oracle.chain.calls import Request
 from pool_oracle.chain.fees import Fees
 from pool_oracle.chain.journal import Attempt, Begun, Dropped, Entry, Final, Mined, Void
 
@@ -14,16 +15,6 @@ MINED, FAILED, ELSEWHERE, WITHDRAWN = "mined", "failed", "elsewhere", "withdrawn
 FILLER_PREFIX = "fill:"
 _KEPT_NONCES = 100
 """So far below the newest nonce it is remembered what was offered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A transaction's content: `to` is empty for a deployment, `value` in wei. `what` names it for people."""
-
-    what: str
-    to: str
-    data: str
-    value: int
 
 
 @dataclass(slots=True, eq=False)

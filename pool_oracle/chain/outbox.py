@@ -17,18 +17,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import structlog
 from web3.exceptions import Web3Exception
 from web3.types import TxReceipt
 
-from pool_oracle.chain.client import GAS_MARGIN_PERCENT
+from pool_oracle.chain.calls import Request, transaction_fields, try_call
 from pool_oracle.chain.fees import MIN_BUMP_PERMILLE, Fees, FeeSettings, bump_fees, gwei, suggest_fees
-from pool_oracle.chain.intents import ELSEWHERE, FAILED, FILLER_PREFIX, MINED, WITHDRAWN, Intent, Intents, Request
+from pool_oracle.chain.intents import ELSEWHERE, FAILED, FILLER_PREFIX, MINED, WITHDRAWN, Intent, Intents
 from pool_oracle.chain.journal import (
     VERSION,
     Attempt,
@@ -42,7 +41,7 @@ from pool_oracle.chain.journal import (
     Void,
 )
 from pool_oracle.chain.keys import Signer
-from pool_oracle.chain.rpc import Head, QuorumChain
+from pool_oracle.chain.quorum import Head, QuorumChain
 from pool_oracle.errors import (
     AlreadyDone,
     AlreadyKnown,
@@ -451,25 +450,3 @@ class Outbox:
     def _record(self, entry: Entry) -> None:
         self._journal.append(entry)
         self._intents.apply(entry)
-
-
-def try_call(chain: QuorumChain, sender: str, request: Request) -> int:
-    """Try a request as a call; returns the gas limit that it needs. Raises TransactionReverted with its error."""
-    call: dict[str, Any] = {"from": sender, "data": request.data, "value": hex(request.value)}
-    if request.to:
-        call["to"] = request.to
-    try:
-        chain.ask("eth_call", call, "latest")
-        gas = chain.ask_number("eth_estimateGas", call)
-    except TransactionReverted as error:
-        raise TransactionReverted(request.what, error.error) from None
-    return gas + gas * GAS_MARGIN_PERCENT // 100
-
-
-def transaction_fields(chain_id: int, request: Request, nonce: int, gas: int, fees: Fees) -> Mapping[str, Any]:
-    """A transaction as it is signed."""
-    fields: dict[str, Any] = {"chainId": chain_id, "nonce": nonce, "gas": gas, "value": request.value}
-    fields |= {"data": request.data, **fees.fields()}
-    if request.to:
-        fields["to"] = request.to
-    return fields

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pool_oracle.chain.intents import Request
+from pool_oracle.chain.calls import Request
 from pool_oracle.errors import ChainError
 from pool_oracle.hashes import keccak256
 

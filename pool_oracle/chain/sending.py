@@ -14,10 +14,10 @@ import structlog
 from web3.contract.contract import ContractConstructor, ContractFunction
 from web3.types import Nonce, TxParams, TxReceipt, Wei
 
+from pool_oracle.chain.calls import Request, try_call
 from pool_oracle.chain.fees import Fees, FeeSettings, gwei, suggest_fees
-from pool_oracle.chain.intents import Request
-from pool_oracle.chain.outbox import Outbox, try_call
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.outbox import Outbox
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.chain.safe import proposal_path, safe_batch, write_proposal
 from pool_oracle.errors import AlreadyDone, ChainError, NotSent
 

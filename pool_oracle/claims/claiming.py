@@ -12,10 +12,11 @@ from typing import Any
 
 from web3.logs import DISCARD
 
+from pool_oracle.chain.calls import Request
 from pool_oracle.chain.distributor import DistributorClient, Payout, part_of
 from pool_oracle.claims.proofs import ProofSource
 from pool_oracle.claims.reading import Asset, Progress, asset_of, read_claimed, read_payouts, read_recipients
-from pool_oracle.claims.sending import Call, Wallet, call_of, estimate_gas, gas_price
+from pool_oracle.claims.sending import Wallet, call_of, estimate_gas, gas_price
 from pool_oracle.errors import InputError, TransactionReverted
 from pool_oracle.payout.payee import KIND_ACCOUNT, format_payee
 from pool_oracle.payout.sumtree import SumProof
@@ -70,7 +71,7 @@ class Batch:
     """The parts that one transaction claims, and its gas."""
 
     parts: tuple[Part, ...]
-    call: Call
+    call: Request
     gas: int
 
     @property
@@ -204,7 +205,7 @@ def send_claims(
     return receipts
 
 
-def _still_open(distributor: DistributorClient, batch: Batch) -> Call | None:
+def _still_open(distributor: DistributorClient, batch: Batch) -> Request | None:
     """The batch's call without what is claimed by now; None where nothing is left."""
     payee = batch.parts[0].proof.payee
     claimed = read_claimed(distributor, [(payee, part.payout.id) for part in batch.parts])
@@ -214,7 +215,7 @@ def _still_open(distributor: DistributorClient, batch: Batch) -> Call | None:
     return _claim_call(distributor, payee, left) if left else None
 
 
-def _claim_call(distributor: DistributorClient, payee: Payee, parts: Sequence[Part]) -> Call:
+def _claim_call(distributor: DistributorClient, payee: Payee, parts: Sequence[Part]) -> Request:
     items = [(p.payout.id, p.proof.index, p.proof.weight, list(p.proof.siblings)) for p in parts]
     return call_of(distributor.contract, "claim", payee, items)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from web3 import Web3
 
+from pool_oracle.chain.calls import Request
 from pool_oracle.chain.distributor import DistributorClient
-from pool_oracle.claims.sending import Call, call_of
+from pool_oracle.claims.sending import call_of
 from pool_oracle.errors import ChainError, InputError, SignatureError
 from pool_oracle.networks import NETWORKS, Network
 from pool_oracle.payout.addresses import encode_base58check
@@ -87,7 +88,7 @@ def _form_hint(payee: Payee, signed: SignedMessage) -> str:
     return f" (the key is right, but the signature says {kind}; sign with the very address that you mine with)"
 
 
-def link_call(distributor: DistributorClient, link: Link, signed: SignedMessage) -> Call:
+def link_call(distributor: DistributorClient, link: Link, signed: SignedMessage) -> Request:
     """The transaction that links; anybody may send it."""
     signature = (
         signed.header,

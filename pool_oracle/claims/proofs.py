@@ -120,7 +120,7 @@ class PoolHttp:
         where = f"{self._url}{path}"
         try:
             with self._client.stream("GET", where) as answer:
-                body = b""
+                body = bytearray()
                 for part in answer.iter_bytes():
                     body += part
                     if len(body) > limit:
@@ -130,8 +130,8 @@ class PoolHttp:
         except httpx.HTTPError as error:
             raise SourceError(f"{where} does not answer: {str(error) or type(error).__name__}") from None
         if answer.status_code == httpx.codes.OK:
-            return body
-        detail = _detail(answer, body)
+            return bytes(body)
+        detail = _detail(answer, bytes(body))
         if answer.status_code == httpx.codes.NOT_FOUND and detail:
             raise _NotThereError(detail)
         hint = detail or "is it a pool's page?"

@@ -13,6 +13,7 @@ from web3.exceptions import BadFunctionCallOutput, ContractLogicError, Web3Excep
 
 from pool_oracle.chain.client import Chain
 from pool_oracle.chain.distributor import DistributorClient, Payout
+from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.errors import ChainError, InputError
 from pool_oracle.units import Payee, Wei, format_wei
 
@@ -49,6 +50,30 @@ class Asset:
 
 COINS = {30: "RBTC", 31: "tRBTC", 33: "rRBTC", 1: "ETH", 61: "ETC", 17000: "ETH", 11155111: "ETH"}
 """Chain ids to tickers. Source: https://chainlist.org."""
+
+
+def open_distributor(rpc: str, address: str) -> DistributorClient:
+    """The distributor at an address, or ChainError: nobody answers, nothing is there, or something else is."""
+    client = DistributorClient(Chain(rpc), address)
+    try:
+        client.contract.functions.payoutCount().call()
+        client.total_accounted()
+    except (Web3Exception, ValueError):
+        raise ChainError(
+            f"the contract at {client.address} on chain {client.chain.chain_id} is no distributor"
+        ) from None
+    return client
+
+
+def open_route(rpc: str, address: str, *, nested: bool) -> FlyoverRouteClient:
+    """The flyover route at an address, or ChainError. `nested` is FlyoverRouteClient's."""
+    chain = Chain(rpc)
+    try:
+        client = FlyoverRouteClient(chain, address, nested=nested)
+        client.distributor()
+    except (Web3Exception, ValueError):
+        raise ChainError(f"the contract at {address} on chain {chain.chain_id} is no flyover route") from None
+    return client
 
 
 def coin_of_chain(chain_id: int) -> Asset:
@@ -88,14 +113,31 @@ def read_payouts(
     ]
 
 
-def read_claimed(distributor: DistributorClient, pairs: Iterable[tuple[Payee, int]]) -> set[tuple[Payee, int]]:
-    """Those of the (payee, payout number) that are claimed. Raises ChainError."""
-    asked = list(pairs)
-    places = sorted({(payee, number // WORD_BITS) for payee, number in asked})
-    claimed_word = distributor.contract.functions.claimedWord
-    words = call_many(distributor.chain, [claimed_word(payee, word) for payee, word in places])
-    bits = dict(zip(places, (int(word) for word in words), strict=True))
-    return {(p, n) for p, n in asked if bits[p, n // WORD_BITS] >> n % WORD_BITS & 1}
+Pair = tuple[Payee, int]
+"""A payee, and a payout's number."""
+
+
+class ClaimedWords:
+    """Who was paid what, as it was when it was first asked for: each word of the contract is read once."""
+
+    def __init__(self, distributor: DistributorClient) -> None:
+        """Reads nothing yet."""
+        self._distributor = distributor
+        self._bits: dict[tuple[Payee, int], int] = {}
+
+    def claimed(self, pairs: Iterable[Pair]) -> set[Pair]:
+        """Those of the pairs that are claimed. Raises ChainError."""
+        asked = list(pairs)
+        places = sorted({(payee, number // WORD_BITS) for payee, number in asked} - self._bits.keys())
+        claimed_word = self._distributor.contract.functions.claimedWord
+        words = call_many(self._distributor.chain, [claimed_word(payee, word) for payee, word in places])
+        self._bits.update(zip(places, (int(word) for word in words), strict=True))
+        return {(p, n) for p, n in asked if self._bits[p, n // WORD_BITS] >> n % WORD_BITS & 1}
+
+
+def read_claimed(distributor: DistributorClient, pairs: Iterable[Pair]) -> set[Pair]:
+    """Those of the pairs that are claimed now. Raises ChainError."""
+    return ClaimedWords(distributor).claimed(pairs)
 
 
 def read_recipients(distributor: DistributorClient, payees: Sequence[Payee]) -> dict[Payee, str | None]:

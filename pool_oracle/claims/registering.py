@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pool_oracle.chain.calls import Request
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registration
 from pool_oracle.claims.proofs import BundleProofs, PublishedEpoch
-from pool_oracle.claims.sending import Call, call_of
+from pool_oracle.claims.sending import call_of
 from pool_oracle.errors import ChainError, InputError, JobError, NodeError, ProofError
 from pool_oracle.ledger.disk import open_regular
 from pool_oracle.node.jsonrpc import JsonRpc, Login
@@ -167,7 +168,7 @@ class FlyoverRegistration:
                 f"in {CONFIRMATIONS - depth} blocks"
             )
 
-    def call(self) -> Call:
+    def call(self) -> Request:
         """The transaction that registers."""
         proof, epoch = self.reward.proof, self.reward.epoch
         arguments = (proof.coinbase, proof.height, proof.partial_tree(), epoch.root, epoch.manifest_hash)
@@ -197,7 +198,7 @@ class Deposit:
         """What the distributor has to get for this block."""
         return Wei(self.paid * WEI_PER_SATOSHI)
 
-    def call(self, distributor: DistributorClient) -> Call:
+    def call(self, distributor: DistributorClient) -> Request:
         """The transaction that funds the distributor with the block's own root."""
         epoch = self.reward.epoch
         return call_of(distributor.contract, "fund", epoch.root, epoch.manifest_hash, value=self.expected)

@@ -11,7 +11,7 @@ from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.fees import FeeSettings
 from pool_oracle.chain.keys import Signer
 from pool_oracle.chain.outbox import Outbox, SendSettings
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.claims.proofs import BundleProofs, download_bundles
 from pool_oracle.claims.reading import asset_of, read_payouts
 from pool_oracle.claims.relaying import Relay, RelayPlan, RelayPolicy, RelayResult, plan_relay

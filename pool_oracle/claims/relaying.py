@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from web3.logs import DISCARD
 from web3.types import TxReceipt
 
+from pool_oracle.chain.calls import Request
 from pool_oracle.chain.distributor import DistributorClient, Payout, part_of
-from pool_oracle.chain.intents import FILLER_PREFIX, Request
+from pool_oracle.chain.intents import FILLER_PREFIX
 from pool_oracle.chain.outbox import Outbox
 from pool_oracle.claims.proofs import BundleProofs
-from pool_oracle.claims.reading import Progress, read_claimed, read_recipients
+from pool_oracle.claims.reading import ClaimedWords, Pair, Progress, read_claimed, read_recipients
 from pool_oracle.claims.sending import call_of, gas_price
 from pool_oracle.errors import AlreadyDone, ChainError, InputError, TransactionReverted
 from pool_oracle.hashes import sha256
@@ -29,8 +30,6 @@ MAX_BATCH = 100
 """Payees in one transaction: with recipients that burn all they may, it still fits into half a block of Rootstock."""
 PENDING_SECONDS = 120
 """For how long transactions that are not in the ledger are waited for."""
-
-Pair = tuple[Payee, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +110,14 @@ def plan_relay(
     """Everything that is claimable now by the policy. Raises ManifestError, ChainError."""
     plan = RelayPlan()
     recipients: dict[Payee, str | None] = {}
+    words = ClaimedWords(distributor)
     with show("payouts looked through", len(payouts)) as advance:
         for payout in payouts:
             tree = epochs.tree(payout.root)
             if tree is None:
                 plan.unknown.append(payout.id)
             else:
-                parts = _open_parts(distributor, payout, tree, policy, plan)
+                parts = _open_parts(words, payout, tree, policy, plan)
                 strangers = [payee for payee in parts if payee not in recipients]
                 recipients |= read_recipients(distributor, strangers)
                 plan.without_recipient |= {payee for payee in parts if recipients[payee] is None}
@@ -131,14 +131,14 @@ def plan_relay(
 
 
 def _open_parts(
-    distributor: DistributorClient, payout: Payout, tree: SumTree, policy: RelayPolicy, plan: RelayPlan
+    words: ClaimedWords, payout: Payout, tree: SumTree, policy: RelayPolicy, plan: RelayPlan
 ) -> dict[Payee, Wei]:
     """Parts of a payout that are worth it and not claimed yet."""
     parts = {}
     for payee, weight in tree.leaves:
         if policy.payees is None or payee in policy.payees:
             parts[payee] = part_of(payout, weight)
-    claimed = read_claimed(distributor, [(payee, payout.id) for payee in parts])
+    claimed = words.claimed((payee, payout.id) for payee in parts)
     unpaid = {payee: amount for payee, amount in parts.items() if (payee, payout.id) not in claimed}
     worth_it = {payee: amount for payee, amount in unpaid.items() if amount >= policy.min_amount}
     plan.too_small += len(unpaid) - len(worth_it)
@@ -223,8 +223,7 @@ class Relay:
     def _request(self, payout: int, pairs: list[Pair], tree: SumTree) -> Request:
         proofs = [tree.proof(payee) for payee, _ in pairs]
         items = [(proof.payee, proof.index, proof.weight, list(proof.siblings)) for proof in proofs]
-        call = call_of(self._distributor.contract, "claimMany", payout, items)
-        return Request(what=call.what, to=call.to, data=call.data, value=0)
+        return call_of(self._distributor.contract, "claimMany", payout, items)
 
     def _pairs(self, request: Request) -> Iterator[Pair]:
         """Whom a transaction of the ledger claims for."""

@@ -6,7 +6,6 @@ What one process sends for long, it sends through an outbox (`chain.outbox`); th
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from web3.contract import Contract
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3Exception
 from web3.types import TxParams, TxReceipt
 
+from pool_oracle.chain.calls import Request, transaction_fields
 from pool_oracle.chain.client import GAS_MARGIN_PERCENT, Chain, name_revert
 from pool_oracle.chain.fees import FeeSettings, suggest_fees
 from pool_oracle.chain.keys import Signer, signer_from_key_file, signer_from_keystore
@@ -27,20 +27,10 @@ ANYBODY = "0x0000000000000000000000000000000000000001"
 """Who an estimate is made for where no account is named. Calls that anybody may make cost everybody the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a contract: what people call it, where it goes, its data, and the wei that go with it."""
-
-    what: str
-    to: str
-    data: str
-    value: int = 0
-
-
-def call_of(contract: Contract, function: str, *arguments: Any, value: int = 0) -> Call:
+def call_of(contract: Contract, function: str, *arguments: Any, value: int = 0) -> Request:
     """A call of a contract's function."""
     data = contract.encode_abi(function, args=list(arguments))
-    return Call(function, str(contract.address), str(data), value)
+    return Request(function, str(contract.address), str(data), value)
 
 
 def open_signer(key_file: Path | None, keystore: Path | None, password_file: Path | None) -> Signer | None:
@@ -64,7 +54,7 @@ def gas_price(chain: Chain) -> int:
         raise ChainError(f"the gas price was not answered by the chain node: {error}") from None
 
 
-def estimate_gas(chain: Chain, call: Call, sender: str | None) -> int:
+def estimate_gas(chain: Chain, call: Request, sender: str | None) -> int:
     """The gas that a call takes now. Raises TransactionReverted with the contract's error, ChainError."""
     params: TxParams = {
         "from": Web3.to_checksum_address(sender or ANYBODY),
@@ -85,7 +75,7 @@ def with_margin(gas: int) -> int:
     return gas + gas * GAS_MARGIN_PERCENT // 100
 
 
-def unsigned(chain: Chain, calls: list[tuple[Call, int]], sender: str | None) -> list[dict[str, Any]]:
+def unsigned(chain: Chain, calls: list[tuple[Request, int]], sender: str | None) -> list[dict[str, Any]]:
     """Calls and their gas as transactions for a wallet elsewhere; with nonces where the account is known."""
     nonce = None if sender is None else chain.web3.eth.get_transaction_count(Web3.to_checksum_address(sender))
     transactions: list[dict[str, Any]] = []
@@ -116,20 +106,13 @@ class Wallet:
         """The account's address."""
         return self._signer.address
 
-    def send(self, call: Call) -> TxReceipt:
+    def send(self, call: Request) -> TxReceipt:
         """Estimate, sign, send, wait. Raises TransactionReverted, FeesTooHigh, SigningFailed, ChainError."""
         gas = estimate_gas(self.chain, call, self.address)
         eth = self.chain.web3.eth
-        fields = {
-            "to": Web3.to_checksum_address(call.to),
-            "data": call.data,
-            "value": call.value,
-            "chainId": self.chain.chain_id,
-            "nonce": int(eth.get_transaction_count(Web3.to_checksum_address(self.address), "pending")),
-            "gas": with_margin(gas),
-            **suggest_fees(_Asking(self.chain), FeeSettings()).fields(),
-        }
-        raw = self._signer.sign(fields)
+        nonce = int(eth.get_transaction_count(Web3.to_checksum_address(self.address), "pending"))
+        fees = suggest_fees(_Asking(self.chain), FeeSettings())
+        raw = self._signer.sign(transaction_fields(self.chain.chain_id, call, nonce, with_margin(gas), fees))
         transaction = f"0x{keccak256(raw).hex()}"
         try:
             eth.send_raw_transaction(raw)

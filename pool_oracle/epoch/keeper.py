@@ -17,6 +17,7 @@ import structlog
 from pool_oracle.chain.client import Sending
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.epoch.closing import ClosingPolicy, ClosingTime
+from pool_oracle.epoch.publishing import Publishing
 from pool_oracle.errors import AlreadyDone, ChainError, CorruptLog, LedgerError, ManifestError, PublishError
 from pool_oracle.ledger.bundle import bundle_folders, read_leaves, read_manifest, write_bundle
 from pool_oracle.ledger.sharelog import ShareLog, segment_digest, segment_files
@@ -127,9 +128,13 @@ class EpochKeeper:
         route: RewardScripts,
         operator: Sending,
         *,
+        publishing: Publishing | None = None,
         is_lazy: bool = False,
     ) -> None:
-        """`folder` is where bundles are published; `is_lazy`: only epochs that a block pays are committed."""
+        """`folder` is where bundles are published, `publishing` brings them elsewhere, too.
+
+        `is_lazy`: only epochs that a block pays are committed.
+        """
         self._pool = pool
         self._log = share_log
         self._folder = folder
@@ -139,6 +144,7 @@ class EpochKeeper:
         self._digests: dict[Path, tuple[bytes, int]] = {}
         self._operator = operator
         self._closing = asyncio.Lock()
+        self._publishing = publishing or Publishing()
         self._is_lazy = is_lazy
         self._in_use: Epoch | None = None
         self.epochs: list[Epoch] = []
@@ -153,7 +159,12 @@ class EpochKeeper:
         if not self.epochs:
             manifest, tree = genesis_manifest(self._identity, genesis_payee)
             self._publish(0, manifest, tree, [])
-        await self._publish_due()
+        try:
+            await self._publish_due()
+        except (ChainError, PublishError) as error:
+            if self._in_use is None:
+                raise
+            log.error("epoch not committed; jobs carry the last one that is", problem=str(error))
 
     async def close(self) -> Epoch | None:
         """Close the present epoch, publish and commit it. None when no share came since the last close."""
@@ -245,11 +256,11 @@ class EpochKeeper:
         return found[::-1]
 
     async def _commit_due(self) -> None:
-        """Commit every published epoch that is due and that the distributor does not have yet, in order.
+        """Publish elsewhere, then commit, every epoch that is due and that the distributor does not have yet, in order.
 
-        Then let jobs carry the newest commitment. What the distributor has is asked, not remembered: an earlier attempt
-        may have failed, or have gone through unnoticed. Raises ChainError, ManifestError when disk and chain do not
-        tell the same story.
+        Then let jobs carry the newest of them. What the distributor has is asked, not remembered: an earlier attempt
+        may have failed, or have gone through unnoticed. Raises PublishError, ChainError, ManifestError when disk and
+        chain do not tell the same story.
         """
         latest = await asyncio.to_thread(self._distributor.latest_epoch)
         mine = next((e for e in self.epochs if (e.root, e.manifest_hash) == (latest.root, latest.manifest_hash)), None)
@@ -258,28 +269,35 @@ class EpochKeeper:
                 f"the distributor's epoch {latest.number} (root 0x{latest.root.hex()}) is not the one published in "
                 f"{self._folder}; is it the right distributor, with the policy it was deployed with?"
             )
-        count = latest.number
-        for epoch in self._due(mine):
-            count += 1
-            try:
-                number, receipt = await asyncio.to_thread(
-                    self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
-                )
-            except AlreadyDone:
-                log.info("epoch was committed", epoch=epoch.number)
-                continue
-            if number != count:
-                raise ManifestError(f"the distributor counts commit {number} where commit {count} was due")
-            log.info("epoch committed", epoch=epoch.number, gas=receipt["gasUsed"], root=f"0x{epoch.root.hex()}")
-        await self._use(self.epochs[0] if self._pool.scheme.paid_by is PaidBy.TREASURY else self.epochs[-1])
+        usable, count = mine, latest.number
+        try:
+            # Epoch 0 is committed by the deployment; it is published elsewhere with the first that is not.
+            for epoch in self.epochs[mine.number + 1 if mine.number else 0 :]:
+                await self._publishing.publish(epoch.folder, epoch.manifest_hash)
+                if epoch is not mine and self._is_due(epoch):
+                    count += 1
+                    await self._commit(epoch, count)
+                usable = epoch
+        finally:
+            pays_treasury = self._pool.scheme.paid_by is PaidBy.TREASURY
+            await self._use(self.epochs[0] if pays_treasury else usable)
 
-    def _due(self, last: Epoch) -> list[Epoch]:
-        """The epochs to commit after `last`: all, or where the pool is lazy those that a block of ours pays."""
-        later = self.epochs[last.number + 1 :]
-        if not self._is_lazy:
-            return later
-        paid = {block.epoch for block in self._pool.blocks if block.was_accepted}
-        return [epoch for epoch in later if epoch.number in paid]
+    async def _commit(self, epoch: Epoch, count: int) -> None:
+        """Commit an epoch, which becomes number `count` on the chain."""
+        try:
+            number, receipt = await asyncio.to_thread(
+                self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
+            )
+        except AlreadyDone:
+            log.info("epoch was committed", epoch=epoch.number)
+            return
+        if number != count:
+            raise ManifestError(f"the distributor counts commit {number} where commit {count} was due")
+        log.info("epoch committed", epoch=epoch.number, gas=receipt["gasUsed"], root=f"0x{epoch.root.hex()}")
+
+    def _is_due(self, epoch: Epoch) -> bool:
+        """Whether an epoch is to be committed: each is, but where the pool is lazy one that a block of ours pays."""
+        return not self._is_lazy or any(b.was_accepted and b.epoch == epoch.number for b in self._pool.blocks)
 
     async def _use(self, epoch: Epoch) -> None:
         """Let jobs carry an epoch's commitment: the newest, or epoch 0's where every block pays the treasury."""

@@ -6,7 +6,7 @@ not whole yet is not seen; what is damaged is the reader's matter who has the lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +15,20 @@ from pool_oracle.ledger.sharelog import SEGMENT_GLOB
 from pool_oracle.work.records import SLOT_SIZE, LongRecord, is_whole_slot, read_records, slots_of_long
 
 
-def glance(folder: Path, kinds: tuple[int, ...]) -> Iterator[tuple[Path, LongRecord]]:
-    """The records of these kinds with their segments, newest segment first, in order within each."""
-    for path in sorted(folder.glob(SEGMENT_GLOB), reverse=True):
+def newest_segments(folder: Path, most: int) -> tuple[list[Path], int]:
+    """The newest segments, newest first, and how many older ones there are; `most` bytes together, but at least one."""
+    paths = sorted(folder.glob(SEGMENT_GLOB), reverse=True)
+    size = 0
+    for count, path in enumerate(paths):
+        size += path.stat().st_size
+        if size > most and count:
+            return paths[:count], len(paths) - count
+    return paths, 0
+
+
+def glance(segments: Iterable[Path], kinds: tuple[int, ...]) -> Iterator[tuple[Path, LongRecord]]:
+    """The records of these kinds with their segments, in the order of the segments, and of the log within each."""
+    for path in segments:
         yield from ((path, record) for record in _records(path, kinds))
 
 

@@ -24,7 +24,7 @@ from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient
 from pool_oracle.chain.journal import Journal
 from pool_oracle.chain.keys import LocalSigner
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.config import Config
 from pool_oracle.demo.scenario import network_block
 from pool_oracle.epoch import keeper as keeper_module

@@ -3,10 +3,14 @@
 python tests/integration/outbox_child.py URL DISTRIBUTOR ROOT
     For each line on standard input, FOLDER STEP: forks a process that works in FOLDER and is killed at its step number
     STEP. Prints what step that was, or "done" when the work ended before it; then "ended".
+
+python tests/integration/outbox_child.py URL DISTRIBUTOR ROOT ROOT ...
+    Commits one epoch after the other until it is killed by somebody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,12 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pool_oracle.chain import journal, rpc
+from pool_oracle.chain import endpoint, journal
 from pool_oracle.chain.keys import LocalSigner
 from pool_oracle.chain.outbox import Outbox, SendSettings
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.chain.sending import OutboxSender
 from pool_oracle.demo.scenario import OPERATOR, demo_accounts
+from pool_oracle.errors import ChainError
 from pool_oracle.logs import configure_logs
 
 
@@ -67,32 +72,59 @@ class SteppedOs:
         return getattr(os, name)
 
 
+class Keeper:
+    """Commits epochs as a pool's keeper does: by what the distributor has, not by memory."""
+
+    def __init__(self, url: str, distributor: str, folder: Path) -> None:
+        chain = QuorumChain([url])
+        self._contract = chain.precompiled("NativeDistributor", distributor)
+        signer = LocalSigner(demo_accounts(1)[OPERATOR])
+        settings = SendSettings(poll_seconds=0.05, resend_seconds=0.2, stuck_blocks=3)
+        self.outbox = Outbox(chain, signer, folder / "outbox", settings)
+
+    def latest(self) -> int:
+        return int(self._contract.functions.activeEpoch().call()[2])
+
+    def commit(self, number: int, root: str) -> None:
+        call = self._contract.functions.commit(bytes.fromhex(root), bytes(32))
+        done = lambda: self.latest() >= number  # noqa: E731 - a question
+        OutboxSender(self.outbox).send(call, intent=f"commit:{number}", done=done)
+
+
 def work(url: str, distributor: str, root: str, folder: Path, last: int) -> None:
-    """Commit epoch 1, as a keeper does it."""
+    """Commit epoch 1."""
     steps = Steps(last)
     journal.os = SteppedOs(steps)  # type: ignore[attr-defined]
-    rpc.Endpoint._post = steps.around("call", rpc.Endpoint._post)  # type: ignore[method-assign]
-    chain = QuorumChain([url])
-    contract = chain.precompiled("NativeDistributor", distributor)
-    signer = LocalSigner(demo_accounts(1)[OPERATOR])
-    outbox = Outbox(chain, signer, folder / "outbox", SendSettings(poll_seconds=0.05, resend_seconds=0.2))
-    call = contract.functions.commit(bytes.fromhex(root), bytes(32))
-    OutboxSender(outbox).send(
-        call, intent="commit:1", done=lambda: int(contract.functions.activeEpoch().call()[2]) >= 1
-    )
-    outbox.close()
+    endpoint.Endpoint._post = steps.around("call", endpoint.Endpoint._post)  # type: ignore[method-assign]
+    keeper = Keeper(url, distributor, folder)
+    keeper.commit(1, root)
+    keeper.outbox.close()
     os.write(1, b"done\n")
 
 
+def work_on(url: str, distributor: str, roots: list[str], folder: Path) -> None:
+    """Commit every epoch that is missing, again and again: what is there may be gone a moment later."""
+    keeper = Keeper(url, distributor, folder)
+    while True:
+        with contextlib.suppress(ChainError):
+            number = keeper.latest() + 1
+            keeper.outbox.tend()
+            keeper.commit(number, roots[number - 1])
+
+
 def main() -> None:
-    url, distributor, root = sys.argv[1:]
+    url, distributor, *roots = sys.argv[1:]
     for line in sys.stdin:
         folder, last = line.split()
         child = os.fork()
         if child == 0:
             with Path(os.devnull).open("w") as nowhere:
                 configure_logs(nowhere)
-                work(url, distributor, root, Path(folder), int(last))
+                if len(roots) == 1:
+                    work(url, distributor, roots[0], Path(folder), int(last))
+                else:
+                    os.write(1, f"{os.getpid()}\n".encode())
+                    work_on(url, distributor, roots, Path(folder))
             os._exit(0)
         os.waitpid(child, 0)
         os.write(1, b"ended\n")

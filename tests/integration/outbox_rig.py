@@ -10,7 +10,7 @@ from web3.types import TxReceipt
 
 from pool_oracle.chain.keys import LocalSigner, Signer
 from pool_oracle.chain.outbox import Outbox, SendSettings
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.chain.sending import OutboxSender
 from pool_oracle.demo.scenario import OPERATOR, STRANGER, demo_accounts
 from pool_oracle.payout.sumtree import SumTree

@@ -302,7 +302,7 @@ def test_tokens_are_claimed_in_their_own_unit_and_gas_is_not_compared_with_them(
     plan = plan_claim(distributor, survey, wallet(world).address)
     assert (plan.amount, plan.share_bps, plan.is_worth_it) == (750, None, True)
     (receipt,) = send_claims(distributor, plan, wallet(world), lambda _: None)
-    assert receipt.amount == coins.functions.balanceOf(f"0x{ALICE[1:].hex()}").call() == 750
+    assert receipt.amount == coins.functions.balanceOf(survey.recipient).call() == 750
 
 
 class _Tree:
@@ -336,6 +336,12 @@ def test_wrong_options_say_what_would_be_right(world: World) -> None:
         done = world.run(*arguments, wanted=2)
         assert words in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1
+    other = deploy(world.sender, load_artifact(find_project_root(), "TestToken"))
+    for address, words in ((other, "is no distributor"), ("0x" + "11" * 20, "there is no contract")):
+        for command in (["claim", name, "--bundle", "bundles"], ["reward", "sync"]):
+            assert words in world.run(*command, "--distributor", address, wanted=3).stderr
+    wrong = world.run("reward", "register", "5", "--bundle", "bundles", "--route", world.client.address, wanted=3)
+    assert "is no flyover route" in wrong.stderr
     exposed = world.key_file()
     exposed.chmod(0o644)
     done = world.run("claim", name, "--bundle", "bundles", "--key-file", str(exposed), *options(world), wanted=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -15,14 +16,24 @@ import httpx
 import msgspec
 import pytest
 
+from pool_oracle import app as app_module
 from pool_oracle.app import PoolApp
 from pool_oracle.audit.bundles import BundleAudit
 from pool_oracle.audit.chain import audit_chain
 from pool_oracle.chain.client import Chain, Sender
 from pool_oracle.chain.distributor import DistributorClient, part_of
-from pool_oracle.config import Config
+from pool_oracle.config import Config, proposing_to
 from pool_oracle.demo.scenario import STRANGER, demo_accounts, network_block
-from pool_oracle.errors import ChainError, CorruptLog, ManifestError, PublishError, SetupError, TransactionReverted
+from pool_oracle.epoch.publishing import Publishing
+from pool_oracle.errors import (
+    ChainError,
+    CorruptLog,
+    ManifestError,
+    NotSent,
+    PublishError,
+    SetupError,
+    TransactionReverted,
+)
 from pool_oracle.hashes import sha256d
 from pool_oracle.judge import Submission, Worker
 from pool_oracle.ledger.bundle import bundle_folder, read_leaves
@@ -415,3 +426,122 @@ def test_a_commit_that_failed_is_made_up_for_without_a_new_share(
 
 def _fails() -> None:
     raise ChainError("the chain node does not answer")
+
+
+class Elsewhere:
+    """A publisher that fails while it is told to, and remembers what it was brought."""
+
+    name = "elsewhere"
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.brought: list[str] = []
+
+    async def publish(self, bundle: Any) -> str:
+        if self.fails:
+            raise PublishError("elsewhere is full")
+        self.brought.append(bundle.name)
+        return bundle.name
+
+    async def fetch_back(self, bundle: Any) -> None:
+        if self.fails:
+            raise PublishError("elsewhere gives nothing back")
+
+    async def probe(self) -> str:
+        return self.name
+
+    async def close(self) -> None:
+        pass
+
+
+def test_what_cannot_be_published_elsewhere_is_not_committed_and_is_made_up_for(
+    deployed: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Elsewhere()
+    monkeypatch.setattr(app_module, "open_publishing", lambda _: Publishing([elsewhere]))
+
+    async def work() -> None:
+        async with running(deployed) as app:
+            assert elsewhere.brought == ["epoch-000000"]
+            await mine(app, ALICE, 2)
+            await app.keeper.close()
+            elsewhere.fails = True
+            for number in (2, 3):
+                await mine(app, ALICE, 2)
+                with pytest.raises(PublishError):
+                    await app.keeper.close()
+                assert len(app.keeper.epochs) == number + 1  # in its folder it is published
+            assert (await asyncio.to_thread(app.distributor.latest_epoch)).number == 1
+            assert app.pool.job.epoch == 1
+        async with running(deployed) as app:  # still full: the pool starts all the same
+            assert app.pool.job.epoch == 1
+            elsewhere.fails = False
+            await app.keeper.close()
+            assert (await asyncio.to_thread(app.distributor.latest_epoch)).number == 3
+            assert app.pool.job.epoch == 3
+            assert elsewhere.brought[-2:] == ["epoch-000002", "epoch-000003"]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("depth", [1, 3, 12])
+def test_a_commit_that_a_reorganisation_drops_is_sent_again(deployed: Config, depth: int) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            chain = app.chain
+            for _ in range(2):
+                await mine(app, ALICE, 2)
+                await app.keeper.close()
+            await asyncio.to_thread(chain.rpc, "anvil_mine", hex(depth - 1))
+            await asyncio.to_thread(chain.rpc, "anvil_reorg", depth, [])
+            assert (await asyncio.to_thread(app.distributor.latest_epoch)).number == 1
+            await mine(app, BOB, 2)
+            await app.keeper.close()  # finds that epoch 2 is missing, before epoch 3
+            while (await asyncio.to_thread(app.distributor.latest_epoch)).number < 3:
+                await asyncio.to_thread(app.outbox.tend)
+            commits = await asyncio.to_thread(app.distributor.committed_epochs)
+            assert [c.manifest_hash for c in commits] == [epoch.manifest_hash for epoch in app.keeper.epochs]
+
+    asyncio.run(work())
+
+
+def test_a_dry_run_needs_no_key_and_sends_nothing(deployed: Config) -> None:
+    config = msgspec.structs.replace(deployed, chain=msgspec.structs.replace(deployed.chain, operator_key_file=""))
+
+    async def work() -> None:
+        app = PoolApp(config, register_rewards=False, is_dry=True)
+        await app.start()
+        try:
+            await mine(app, ALICE, 2)
+            with pytest.raises(NotSent, match="dry run: commit would be sent with"):
+                await app.keeper.close()
+            assert len(app.keeper.epochs) == 2
+            assert (await asyncio.to_thread(app.distributor.latest_epoch)).number == 0
+            assert app.pool.job.epoch == 0
+        finally:
+            await app.stop()
+
+    asyncio.run(work())
+
+
+def test_commits_are_proposed_to_a_safe_and_used_once_its_owners_have_sent_them(deployed: Config) -> None:
+    operator = Chain(str(deployed.chain.rpc))
+    safe = DistributorClient(operator, deployed.chain.distributor).operator()
+    config = proposing_to(deployed, safe)
+
+    async def work() -> None:
+        async with running(config) as app:
+            await mine(app, ALICE, 2)
+            with pytest.raises(NotSent, match="is proposed in"):
+                await app.keeper.close()
+            assert app.pool.job.epoch == 0
+            (path,) = (config.data / "proposals").iterdir()
+            (wanted,) = json.loads(path.read_text())["transactions"]
+            chain = app.chain
+            await asyncio.to_thread(chain.rpc, "anvil_impersonateAccount", safe)
+            call = {"from": safe, "to": wanted["to"], "data": wanted["data"]}
+            await asyncio.to_thread(chain.rpc, "eth_sendTransaction", call)
+            await app.keeper.close()
+            assert app.pool.job.epoch == 1
+
+    asyncio.run(work())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,51 @@ def test_killed_at_any_step_and_started_again_it_ends_as_if_undisturbed(
     assert sends == ["before call eth_sendRawTransaction", "after call eth_sendRawTransaction"]
     assert killed.count("within write") >= 3
     assert len(killed) > 40
+
+
+@pytest.mark.timeout(290)
+def test_killed_at_any_moment_on_a_chain_that_turns_back_it_commits_every_epoch_once(
+    rig: OutboxRig, tmp_path: Path
+) -> None:
+    """Reorganisations, forgotten transactions, held blocks and jumping fees, between and during its lives."""
+    chance = random.Random(5)
+    rig.mine(20)  # no reorganisation reaches the deployment
+    roots = [root_of(number).hex() for number in range(1, 400)]
+    command = [sys.executable, str(CHILD), rig.url, rig.address, *roots]
+    chaos = [
+        lambda: rig.reorganise(chance.randrange(1, 13)),
+        rig.hold,
+        lambda: rig.chain.rpc("evm_setAutomine", True),
+        lambda: rig.mine(chance.randrange(1, 5)),
+        lambda: rig.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(10 ** chance.randrange(8, 11))),
+        lambda: rig.chain.rpc("anvil_dropAllTransactions"),
+    ]
+    dropped = 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as zygote:
+        assert zygote.stdin is not None
+        assert zygote.stdout is not None
+        for _ in range(40):
+            zygote.stdin.write(f"{tmp_path} 0\n")
+            zygote.stdin.flush()
+            pid = int(zygote.stdout.readline())
+            for _ in range(chance.randrange(1, 5)):
+                time.sleep(chance.random() * 0.3)
+                before = rig.latest()
+                chance.choice(chaos)()
+                dropped += rig.latest() < before
+            os.kill(pid, signal.SIGKILL)
+            assert zygote.stdout.readline() == "ended\n"
+        zygote.stdin.close()
+    rig.chain.rpc("evm_setAutomine", True)
+    rig.mine(20)
+    sender = rig.open()
+    last = rig.latest() + 3
+    while rig.latest() < last:
+        rig.commit(sender, rig.latest() + 1)
+    close(sender)
+    rig.expect(last)
+    assert last > 20
+    assert dropped > 5
 
 
 def test_a_torn_tail_is_cut_at_every_length(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from pool_oracle.chain.anvil import Anvil, find_project_root
 from pool_oracle.chain.keys import LocalSigner
 from pool_oracle.chain.outbox import Outbox, SendSettings
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.claims.proofs import BundleProofs
 from pool_oracle.claims.reading import read_payouts
 from pool_oracle.claims.relay_run import relay_once

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pool_oracle.chain import rpc
+from pool_oracle.chain import endpoint, rpc
 from pool_oracle.chain.anvil import Anvil, find_project_root, free_port
 from pool_oracle.chain.client import host_of
-from pool_oracle.chain.rpc import QuorumChain
+from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.errors import ChainError, ChainRefused, ChainUnreachable, ConfigError, NonceTooLow
 from tests.integration.chain_relay import ANY, ChainRelay, Rule, fails, hangs, lags, refuses, says, times, utters
 from tests.integration.outbox_rig import OutboxRig, close
@@ -130,7 +130,7 @@ def test_a_node_that_came_back_is_preferred_again(relays: list[ChainRelay], monk
     assert second.asked("eth_gasPrice") == 1
     first.rules.clear()
     with capture_logs() as logs:
-        time.sleep(rpc.ASIDE_SECONDS[0] + 0.1)
+        time.sleep(endpoint.ASIDE_SECONDS[0] + 0.1)
         chain.ask("eth_gasPrice")
     assert first.asked("eth_gasPrice") == 1
     assert "chain node answers again" in [entry["event"] for entry in logs]
@@ -162,6 +162,7 @@ def test_no_url_and_one_url_twice_are_refused() -> None:
 
 def test_a_node_on_another_chain_is_never_used(rig: OutboxRig, relays: list[ChainRelay]) -> None:
     with Anvil(find_project_root(), chain_id=31338) as other, ChainRelay(other.url) as stray:
+        relays[0].rules["eth_chainId"] = hangs(0.3)  # the first in order tells the chain, not the fastest
         with capture_logs() as logs:
             sender = rig.open(relays[0].url, stray.url)
             rig.commit(sender, 1)
@@ -184,7 +185,7 @@ def test_a_node_that_comes_back_on_another_chain_is_found_out(relays: list[Chain
     first.rules[ANY] = fails(502)
     chain.ask("eth_gasPrice")
     first.rules = {"eth_chainId": says("0x1")}
-    time.sleep(rpc.ASIDE_SECONDS[0] + 0.1)
+    time.sleep(endpoint.ASIDE_SECONDS[0] + 0.1)
     count = first.asked("eth_gasPrice")
     chain.ask("eth_gasPrice")
     assert first.asked("eth_gasPrice") == count

@@ -16,7 +16,7 @@ from pool_oracle.chain.events import PayoutEvent
 from pool_oracle.chain.flyover import Registration
 from pool_oracle.claims.matching import MinedBlock, match_registrations, match_roots
 from pool_oracle.config import Config
-from pool_oracle.ledger.glance import glance
+from pool_oracle.ledger.glance import glance, newest_segments
 from pool_oracle.ledger.sharelog import segment_files
 from pool_oracle.status import gather_status, status_text
 from pool_oracle.units import Wei
@@ -168,13 +168,18 @@ def test_a_glance_sees_what_a_reading_of_the_whole_log_sees_and_no_torn_record(r
             await mined.mine(5)
             await mined.log.flush()
             folder = mined.log.folder
-            closes = list(glance(folder, (KIND_CLOSE,)))
+            segments, older = newest_segments(folder, 1 << 30)
+            assert (len(segments), older) == (4, 0)
+            closes = list(glance(segments, (KIND_CLOSE,)))
             assert [record.payload["epoch"] for _, record in closes] == [3, 2, 1]
             assert all(isinstance(record, LongRecord) for _, record in closes)
-            assert list(glance(folder, (KIND_BLOCK, KIND_BLOCK_STATE))) == []
+            assert list(glance(segments, (KIND_BLOCK, KIND_BLOCK_STATE))) == []
+        size = sum(path.stat().st_size for path in segments[:2])
+        assert newest_segments(folder, size) == (segments[:2], 2)
+        assert newest_segments(folder, 1) == (segments[:1], 3)
         last = segment_files(folder)[2]
         data = last.read_bytes()
         last.write_bytes(data[:-70])
-        assert [record.payload["epoch"] for _, record in glance(folder, (KIND_CLOSE,))] == [2, 1]
+        assert [record.payload["epoch"] for _, record in glance(segments, (KIND_CLOSE,))] == [2, 1]
 
     asyncio.run(work())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pool_oracle.chain.intents import Request
+from pool_oracle.chain.calls import Request
 from pool_oracle.chain.safe import batch_checksum, proposal_path, safe_batch, write_proposal
 from pool_oracle.errors import ChainError
 
