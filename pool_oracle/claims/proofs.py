@@ -239,7 +239,7 @@ class BundleProofs:
             try:
                 tree = SumTree(read_leaves(epoch.folder))
             except (ManifestError, TreeError) as error:
-                refusal = refusal or ManifestError(f"{epoch.folder}: {error}")
+                refusal = refusal or ManifestError(f"epoch {epoch.number}: {error}")
                 continue
             if tree.root == root:
                 while len(self._trees) >= KEPT_TREES:
@@ -247,7 +247,8 @@ class BundleProofs:
                 self._trees[root] = tree
                 return tree
             refusal = refusal or ManifestError(
-                f"{epoch.folder / LEAVES_FILE} makes root 0x{tree.root.hex()}, and the manifest names 0x{root.hex()}"
+                f"the leaves of epoch {epoch.number} make root 0x{tree.root.hex()}, and its manifest names "
+                f"0x{root.hex()}"
             )
         if refusal is not None:
             raise refusal

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -22,9 +21,14 @@ from pool_oracle.audit.bundles import BundleAudit
 from pool_oracle.audit.chain import audit_chain
 from pool_oracle.bitcoin_wallet import BitcoinWallet
 from pool_oracle.chain.anvil import Anvil, find_project_root
-from pool_oracle.chain.client import Chain, Sender
+from pool_oracle.chain.client import Chain
 from pool_oracle.chain.distributor import Payout
 from pool_oracle.chain.flyover import BRIDGE_ADDRESS, CONFIRMATIONS, FlyoverRouteClient
+from pool_oracle.chain.keys import LocalSigner
+from pool_oracle.claims.claiming import plan_claim, send_claims, survey_claims
+from pool_oracle.claims.linking import link_call, prepare_link, read_signature
+from pool_oracle.claims.proofs import PoolProofs
+from pool_oracle.claims.sending import Wallet
 from pool_oracle.demo.report import DemoReport, Row
 from pool_oracle.demo.scenario import (
     GENESIS,
@@ -43,9 +47,8 @@ from pool_oracle.epoch.rewards import Reward
 from pool_oracle.errors import PoolOracleError
 from pool_oracle.ledger.bundle import read_leaves
 from pool_oracle.logbook import FoundBlock
-from pool_oracle.payout.bip137 import check_signer, decode_signature, recover
 from pool_oracle.payout.payee import format_payee, payee_of_account
-from pool_oracle.payout.sumtree import SumProof, divide
+from pool_oracle.payout.sumtree import divide
 from pool_oracle.processes import start_child, stop_child
 from pool_oracle.units import WEI_PER_SATOSHI, Payee, Wei
 from pool_oracle.work.transaction import parse_transaction
@@ -190,49 +193,38 @@ class Demo:
 
         Also the genesis payee, for whom a stranger claims, where a block was found before the first epoch closed.
         """
-        stranger = Sender(self._app.chain, self._accounts[STRANGER])
+        chain = self._app.chain
+        stranger = Wallet(chain, LocalSigner(self._accounts[STRANGER]))
         transactions: dict[Payee, list[str]] = {}
         for miner in self._miners:
-            sender = stranger if miner.wallet else Sender(self._app.chain, miner.account)
+            wallet = stranger if miner.wallet else Wallet(chain, LocalSigner(miner.account))
             if miner.wallet is not None:
                 await asyncio.to_thread(self._link, miner, miner.wallet, stranger)
-            transactions[miner.payee] = await self._claim_all(miner.payee, payouts, sender)
+            transactions[miner.payee] = await asyncio.to_thread(self._claim_all, miner.payee, payouts, wallet)
             how = "linked its key by BIP-137, a stranger claimed for it" if miner.wallet else "claimed from its own key"
             self._say(f"{miner.name} {how}")
-        transactions[self._genesis] = await self._claim_all(self._genesis, payouts, stranger)
+        transactions[self._genesis] = await asyncio.to_thread(self._claim_all, self._genesis, payouts, stranger)
         return transactions
 
     @property
     def _genesis(self) -> Payee:
         return payee_of_account(bytes.fromhex(self._accounts[GENESIS].address[2:]))
 
-    def _link(self, miner: DemoMiner, wallet: BitcoinWallet, stranger: Sender) -> None:
+    def _link(self, miner: DemoMiner, wallet: BitcoinWallet, stranger: Wallet) -> None:
+        """As `pool-oracle link` does it."""
         distributor = self._app.distributor
-        recipient = str(miner.account.address)
-        deadline = int(time.time()) + LINK_SECONDS
-        message = distributor.link_message(miner.payee, recipient, deadline)
-        signed = recover(message.encode(), decode_signature(wallet.sign_message(message)))
-        check_signer(miner.payee, signed)
-        distributor.link_bitcoin_key(stranger, miner.payee, recipient, deadline, signed)
+        link = prepare_link(distributor, miner.payee, str(miner.account.address), int(time.time()) + LINK_SECONDS)
+        stranger.send(link_call(distributor, link, read_signature(link, wallet.sign_message(link.message))))
 
-    async def _claim_all(self, payee: Payee, payouts: list[Payout], sender: Sender) -> list[str]:
-        """Claim every payout that has a leaf for `payee`, in one transaction."""
-        claims: list[tuple[int, SumProof]] = []
-        async with httpx.AsyncClient(base_url=self.page) as client:
-            for payout in payouts:
-                try:
-                    answer = await client.get(f"/api/v1/proof/{payout.id}/{format_payee(payee)}")
-                    if answer.status_code == httpx.codes.NOT_FOUND:
-                        continue
-                    value = answer.raise_for_status().json()
-                except httpx.HTTPError as error:
-                    raise PoolOracleError(f"the pool's API gave no proof for payout {payout.id}: {error}") from None
-                siblings = tuple(bytes.fromhex(word[2:]) for word in value["proof"])
-                claims.append((payout.id, SumProof(payee, int(value["weight"]), value["index"], siblings)))
-        if not claims:
+    def _claim_all(self, payee: Payee, payouts: list[Payout], wallet: Wallet) -> list[str]:
+        """As `pool-oracle claim` does it: everything that `payee` has a leaf for, with proofs from the pool's API."""
+        distributor = self._app.distributor
+        with contextlib.closing(PoolProofs(self.page)) as source:
+            survey = survey_claims(distributor, source, payee, _no_progress, [payout.id for payout in payouts])
+        if not survey.claimable:
             return []
-        receipt = await asyncio.to_thread(self._app.distributor.claim, sender, payee, claims)
-        return [receipt["transactionHash"].to_0x_hex()]
+        plan = plan_claim(distributor, survey, wallet.address)
+        return [receipt.transaction for receipt in send_claims(distributor, plan, wallet, lambda _: None)]
 
     # The end
 
@@ -348,3 +340,9 @@ class Demo:
         finally:
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _no_progress(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """A claim of a few payouts shows none."""
+    yield lambda _: None

@@ -23,6 +23,8 @@ from typing import Any
 from aiohttp import web
 
 SLOW_SECONDS = 30
+CLOSING_SECONDS = 0.05
+"""For connections that were closed on either side to be gone before the loop is."""
 
 Fault = Callable[[str, str], str | None]
 """From method and path to what goes wrong: a status, "cut" (half an answer), "flip" (a bit), "silent", "chatty"."""
@@ -85,6 +87,7 @@ class Server:
             yield f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
         finally:
             await runner.cleanup()
+            await asyncio.sleep(CLOSING_SECONDS)
 
 
 class FileServer(Server):

@@ -106,7 +106,7 @@ def test_killed_at_any_moment_on_a_chain_that_turns_back_it_commits_every_epoch_
     sender = rig.open()
     last = rig.latest() + 3
     while rig.latest() < last:
-        rig.commit(sender, rig.latest() + 1)
+        DUMP(rig, sender)
     close(sender)
     rig.expect(last)
     assert last > 20
@@ -179,3 +179,19 @@ def test_a_full_disk_sends_nothing_and_is_over_when_there_is_room(
     rig.commit(sender, 2)
     close(sender)
     rig.expect(2)
+
+
+def DUMP(rig, sender):
+    try:
+        rig.commit(sender, rig.latest() + 1)
+    except ChainError as e:
+        print("PROBLEM", e)
+        n = rig.chain.ask_number("eth_blockNumber")
+        for b in range(max(0,n-60), n+1):
+            blk = rig.chain.ask("eth_getBlockByNumber", hex(b), True)
+            c = rig.chain.ask_number("eth_getTransactionCount", rig.account.address, hex(b))
+            print("BLOCK", b, blk["hash"][:10], blk["parentHash"][:10], c, [(int(t["nonce"],16), t["hash"][:10]) for t in blk["transactions"]])
+        print("LATEST", rig.chain.ask_number("eth_getTransactionCount", rig.account.address, "latest"), rig.chain.ask_number("eth_getTransactionCount", rig.account.address, "pending"))
+        for i in sender._outbox.open_intents():
+            print("INTENT", i.key, [(a.nonce, a.hash[:10]) for a in i.attempts], i.mined and (i.mined.block, i.mined.block_hash[:10], i.mined.succeeded))
+        raise

@@ -309,7 +309,7 @@ def test_a_certificate_that_nobody_vouches_for_is_named(bundles: Path, tmp_path:
     async def work() -> None:
         async with FileServer(tmp_path).serve(tls=tls) as url:
             with pytest.raises(PublishError, match="its certificate is not accepted"):
-                await done(put(url), bundle(bundles, 1))
+                await done(PutPublisher(url, Credentials(), Patience(attempts=1)), bundle(bundles, 1))
 
     asyncio.run(work())
 

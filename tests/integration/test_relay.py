@@ -25,6 +25,8 @@ from pool_oracle.claims.relay_run import relay_once
 from pool_oracle.claims.relaying import Relay, RelayPolicy, plan_relay
 from pool_oracle.demo.scenario import STRANGER
 from pool_oracle.errors import InputError, OutboxError
+from pool_oracle.ledger.bundle import bundle_folder
+from pool_oracle.payout.manifest import canonical_json
 from pool_oracle.payout.payee import format_payee, payee_of_key
 from pool_oracle.payout.sumtree import SumTree
 from pool_oracle.units import Payee, Wei
@@ -164,6 +166,17 @@ def test_payouts_of_unknown_roots_are_named_and_the_others_paid(world: World) ->
     done = relay(world)
     assert done["unknownPayouts"] == [0]
     assert {number for _, number in claims_of(world)} == {1}
+
+
+def test_a_pool_that_hands_out_forged_leaves_is_refused_and_nothing_is_sent(world: World) -> None:
+    world.fund(1)
+    leaves = bundle_folder(world.bundles, 1) / "leaves.json"
+    leaves.write_bytes(canonical_json([[format_payee(PAYEES[0]), str(world.trees[1].total)]]))
+    rest = ["--distributor", world.client.address, "--max-gas-price", "100", "--ledger", "ledger", "--yes"]
+    with world.api() as pool:
+        done = world.run("relay", *rest, "--pool", pool, "--key-file", str(world.key_file()), wanted=2)
+    assert "the leaves of epoch 1 make root" in done.stderr.splitlines()[-1]
+    assert sent_pairs(world) == Counter()
 
 
 def test_one_relay_at_a_time_uses_a_ledger(world: World) -> None:
