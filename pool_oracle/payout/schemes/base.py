@@ -172,6 +172,47 @@ class Scheme(ABC):
         self.closed = int(state["closed"])
 
 
+class SinceCloseScheme(Scheme):
+    """A scheme whose weights rest on the shares since the last close: it notes the first of them, and how many."""
+
+    def __init__(self, terms: Terms, *, t: int = 0) -> None:
+        """See Scheme."""
+        super().__init__(terms, t=t)
+        self._first: int | None = None
+        self._count = 0
+
+    def _credit(self, sequence: int, payee: Payee, unit: int, height: int) -> None:
+        self._count += 1
+        if self._first is None:
+            self._first = sequence
+
+    def close(self) -> dict[Payee, int]:
+        """See Scheme."""
+        weights = super().close()
+        if weights:
+            self._first, self._count = None, 0
+        return weights
+
+    @property
+    def first_sequence(self) -> int | None:
+        """The first share after the last close."""
+        return self._first
+
+    @property
+    def share_count(self) -> int:
+        """The shares since the last close."""
+        return self._count
+
+    def state(self) -> dict[str, Any]:
+        """See Scheme."""
+        return super().state() | {"first": self._first, "count": self._count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See Scheme."""
+        super().load(state)
+        self._first, self._count = state["first"], int(state["count"])
+
+
 def pack_sums(sums: dict[Payee, int]) -> dict[str, str]:
     """Sums of payees as JSON holds them."""
     return {payee.hex(): str(value) for payee, value in sorted(sums.items())}

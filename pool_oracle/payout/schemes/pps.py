@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pool_oracle.payout.schemes.base import (
     BASIS_POINTS,
     PaidBy,
-    Scheme,
+    SinceCloseScheme,
     Terms,
     block_subsidy,
     pack_sums,
@@ -26,7 +26,7 @@ SATOSHI = S * BASIS_POINTS
 """One satoshi in the unit of the sums."""
 
 
-class Pps(Scheme):
+class Pps(SinceCloseScheme):
     """Weights are satoshis after the fee, earned since the last close; carried fractions count where they add up."""
 
     paid_by: ClassVar[PaidBy] = PaidBy.TREASURY
@@ -36,8 +36,6 @@ class Pps(Scheme):
         super().__init__(terms, t=t)
         self._earned: dict[Payee, int] = {}  # since the last close
         self._carried: dict[Payee, int] = {}  # from before it, each under one satoshi
-        self._first: int | None = None
-        self._count = 0
         self._rate = (-1, 0)  # of the last height
 
     def guaranteed(self, height: int) -> Satoshi:
@@ -48,9 +46,7 @@ class Pps(Scheme):
         if self._rate[0] != height:
             self._rate = (height, self.guaranteed(height) * (BASIS_POINTS - self.terms.fee_bps))
         self._earned[payee] = self._earned.get(payee, 0) + unit * self._rate[1]
-        self._count += 1
-        if self._first is None:
-            self._first = sequence
+        super()._credit(sequence, payee, unit, height)
 
     def change(self, terms: Terms) -> None:
         """A new fee holds from the next share on."""
@@ -72,27 +68,13 @@ class Pps(Scheme):
                 if rest:
                     self._carried[payee] = rest
             self._earned.clear()
-            self._first = None
-            self._count = 0
         return weights
-
-    @property
-    def first_sequence(self) -> int | None:
-        """The first share after the last close."""
-        return self._first
-
-    @property
-    def share_count(self) -> int:
-        """The shares since the last close."""
-        return self._count
 
     def state(self) -> dict[str, Any]:
         """Right after a close this is small: the fractions of satoshis that are carried."""
         return super().state() | {
             "earned": pack_sums(self._earned),
             "carried": pack_sums(self._carried),
-            "first": self._first,
-            "count": self._count,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -100,5 +82,3 @@ class Pps(Scheme):
         super().load(state)
         self._earned = unpack_sums(state["earned"])
         self._carried = unpack_sums(state["carried"])
-        self._first = state["first"]
-        self._count = int(state["count"])

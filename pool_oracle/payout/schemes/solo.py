@@ -11,27 +11,18 @@ Expected reward of a share u/S * B, variance u/S * B^2: a whole block or nothing
 
 from __future__ import annotations
 
-from typing import Any
-
 from pool_oracle.errors import InputError
-from pool_oracle.payout.schemes.base import Scheme, Terms
+from pool_oracle.payout.schemes.base import SinceCloseScheme, Terms
 from pool_oracle.units import Payee
 
 
-class Solo(Scheme):
+class Solo(SinceCloseScheme):
     """One leaf of weight 1. Raises InputError where the terms name no payee."""
 
     def __init__(self, terms: Terms, *, t: int = 0) -> None:
         """See Scheme."""
         super().__init__(terms, t=t)
         self._payee = _payee_of(terms)
-        self._first: int | None = None
-        self._count = 0
-
-    def _credit(self, sequence: int, payee: Payee, unit: int, height: int) -> None:
-        self._count += 1
-        if self._first is None:
-            self._first = sequence
 
     def admits(self, payee: Payee) -> bool:
         """Only the policy's payee."""
@@ -46,31 +37,6 @@ class Solo(Scheme):
     def weights(self) -> dict[Payee, int]:
         """The payee, once there is a share since the last close."""
         return {self._payee: 1} if self._count else {}
-
-    def close(self) -> dict[Payee, int]:
-        """See Scheme."""
-        weights = super().close()
-        self._first, self._count = None, 0
-        return weights
-
-    @property
-    def first_sequence(self) -> int | None:
-        """The first share after the last close: it only shows that there was work."""
-        return self._first
-
-    @property
-    def share_count(self) -> int:
-        """The shares since the last close."""
-        return self._count
-
-    def state(self) -> dict[str, Any]:
-        """See Scheme."""
-        return super().state() | {"first": self._first, "count": self._count}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """See Scheme."""
-        super().load(state)
-        self._first, self._count = state["first"], int(state["count"])
 
 
 def _payee_of(terms: Terms) -> Payee:
