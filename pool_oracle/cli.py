@@ -234,6 +234,40 @@ def audit_epoch(
         raise typer.Exit(EXIT_NOT_SO)
 
 
+@audit_app.command("job")
+def audit_job(
+    url: Annotated[str, typer.Argument(help="stratum+tcp://HOST:PORT, or stratum+ssl://HOST:PORT.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="The user name that you mine with.")],
+    pool: Annotated[str | None, typer.Option(help="The pool's page, to fetch published epochs from.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Or a folder that holds the bundles.")] = None,
+    rpc: Annotated[str | None, typer.Option(help="A node of the EVM chain, for --flyover-route.")] = None,
+    flyover_route: Annotated[
+        str | None, typer.Option(help="Check where the reward goes by this route contract.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with every job; end with the first bad one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a job as a miner and say in one line whether to mine on it."""
+    from pool_oracle.audit.jobs import FolderEpochs, PoolEpochs
+    from pool_oracle.errors import InputError
+    from pool_oracle.running import run_job_audit
+
+    if (pool is None) == (bundle is None):
+        raise InputError("published epochs come from --pool URL or from --bundle FOLDER; give one of them")
+    published = FolderEpochs(bundle) if bundle is not None else PoolEpochs(pool or "")
+    good = run_job_audit(
+        url,
+        user,
+        published,
+        rpc,
+        flyover_route,
+        watch=watch,
+        on_verdict=lambda verdict: _print(verdict.to_json(), as_json, str(verdict)),
+    )
+    if not good:
+        raise typer.Exit(EXIT_NOT_SO)
+
+
 @ledger_app.command("verify")
 def ledger_verify(config: ConfigPath = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Read the whole share log by its rules, and compare its closes with the published bundles."""

@@ -20,6 +20,8 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from pool_oracle.app import PoolApp
 from pool_oracle.audit.bundles import AuditReport, BundleAudit
 from pool_oracle.audit.chain import audit_chain
+from pool_oracle.audit.jobs import JobVerdict, Published, judge_job, payee_of_user
+from pool_oracle.audit.miner import JobReader
 from pool_oracle.chain.client import Chain
 from pool_oracle.chain.distributor import DistributorClient
 from pool_oracle.chain.flyover import FlyoverRouteClient
@@ -27,10 +29,13 @@ from pool_oracle.config import Config
 from pool_oracle.demo.report import report_to_json, show_report
 from pool_oracle.demo.run import Demo
 from pool_oracle.demo.scenario import DEMO_SCHEMES
-from pool_oracle.errors import InputError
+from pool_oracle.errors import InputError, SetupError
 from pool_oracle.logs import configure_logs
 from pool_oracle.processes import tune_for_serving
+from pool_oracle.work.scripts import FlyoverTerms
 
+JOB_SECONDS = 60
+"""How long a pool is given for its first job."""
 WIDE = 200
 """Columns where output is not a terminal, so that nothing in a log is shortened."""
 
@@ -97,11 +102,7 @@ def run_demo(*, keep: bool, data: Path | None, scheme: str, as_json: bool) -> bo
 
 def run_audit(bundles: Path, rpc: str | None, flyover_route: str | None) -> AuditReport:
     """Audit a folder of bundles, and the contracts where a node is given."""
-    terms = None
-    if flyover_route is not None:
-        if rpc is None:
-            raise InputError("--flyover-route needs --rpc: the route's terms are read from its contract")
-        terms = FlyoverRouteClient(Chain(rpc), flyover_route, nested=True).terms()
+    terms = _flyover_terms(rpc, flyover_route)
     console = Console(stderr=True)
     columns = (TextColumn("shares checked: {task.completed}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -111,6 +112,37 @@ def run_audit(bundles: Path, rpc: str | None, flyover_route: str | None) -> Audi
     if rpc is not None and audit.manifests:
         audit_chain(audit, DistributorClient(Chain(rpc), audit.manifests[-1][0].distributor))
     return report
+
+
+def run_job_audit(
+    url: str,
+    user: str,
+    published: Published,
+    rpc: str | None,
+    flyover_route: str | None,
+    *,
+    watch: bool,
+    on_verdict: Callable[[JobVerdict], None],
+) -> bool:
+    """Look at the pool's present job, with `watch` at each until one is bad; returns whether all were good."""
+    terms = _flyover_terms(rpc, flyover_route)
+    payee = payee_of_user(user)
+    with JobReader(url, user) as pool:
+        for params in pool.jobs(wait=None if watch else JOB_SECONDS):
+            verdict = judge_job(params, pool.extranonce1, pool.extranonce2_size, published, payee, terms)
+            on_verdict(verdict)
+            if not verdict.is_good or not watch:
+                return verdict.is_good
+    raise SetupError("the pool has closed the connection")
+
+
+def _flyover_terms(rpc: str | None, flyover_route: str | None) -> FlyoverTerms | None:
+    """What reward scripts depend on, from the route's contract. Raises InputError without a node, ChainError."""
+    if flyover_route is None:
+        return None
+    if rpc is None:
+        raise InputError("--flyover-route needs --rpc: the route's terms are read from its contract")
+    return FlyoverRouteClient(Chain(rpc), flyover_route, nested=True).terms()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from pool_oracle.chain.events import PayoutEvent
 from pool_oracle.chain.flyover import FlyoverRouteClient
 from pool_oracle.chain.intents import Intents
 from pool_oracle.chain.journal import JOURNAL_NAME, Entry
-from pool_oracle.claims.matching import MinedBlock, Standing, match_registrations, match_roots
+from pool_oracle.claims.matching import MinedBlock, Standing, coinbase_value, match_registrations, match_roots
 from pool_oracle.claims.reading import coin_of_chain
 from pool_oracle.config import Config
 from pool_oracle.errors import InputError, PoolOracleError
@@ -32,7 +32,6 @@ from pool_oracle.ledger.glance import glance, newest_segments
 from pool_oracle.logbook import BlockState
 from pool_oracle.work.records import KIND_BLOCK, KIND_BLOCK_STATE, KIND_CLOSE
 from pool_oracle.work.share import display
-from pool_oracle.work.transaction import parse_transaction
 
 API_SECONDS = 5
 SHOWN_BLOCKS = 20
@@ -249,7 +248,7 @@ def _blocks(config: Config) -> list[MinedBlock]:
                 height=int(payload["height"]),
                 epoch=epoch,
                 root=None if manifest is None else bytes.fromhex(manifest.root[2:]),
-                paid=sum(output.value for output in parse_transaction(coinbase).outputs),
+                expected=coinbase_value(coinbase),
                 is_alive=states.get(str(payload["block"]), "") not in dead,
             )
         )

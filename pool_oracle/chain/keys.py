@@ -6,6 +6,7 @@ Secrets come from files that nobody else can read, and never appear in a message
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from pool_oracle.chain.client import host_of
 from pool_oracle.errors import SetupError, SigningFailed
 
 SIGNER_TIMEOUT_SECONDS = 20
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+"""Where systemd puts a unit's LoadCredential files (systemd.exec(5))."""
 _LEGACY_FIELDS = ("nonce", "gasPrice", "gas", "to", "value", "data")
 
 log = structlog.get_logger("keys")
@@ -98,7 +101,7 @@ def _read_secret(path: Path, what: str) -> str:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise SetupError(f"the {what} {path} is no regular file")
-        if mode & 0o077:
+        if mode & 0o077 and not _is_credential(path):
             raise SetupError(
                 f"the {what} {path} can be read by others (mode {stat.S_IMODE(mode):04o}); run 'chmod 600 {path}'"
             )
@@ -107,6 +110,12 @@ def _read_secret(path: Path, what: str) -> str:
         raise SetupError(f"the {what} {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SetupError(f"the {what} {path} is not text") from None
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd gives a file to this process alone: by an ACL, whose mask looks like a right of the group's."""
+    folder = os.environ.get(CREDENTIALS_VARIABLE)
+    return folder is not None and path.parent == Path(folder)
 
 
 class RemoteSigner:

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from pool_oracle.chain.events import PayoutEvent
 from pool_oracle.chain.flyover import CONFIRMATIONS, Registration
 from pool_oracle.units import WEI_PER_SATOSHI, Wei
+from pool_oracle.work.transaction import parse_transaction
+
+
+def coinbase_value(coinbase: bytes) -> Wei:
+    """All that a coinbase pays, in wei. Raises JobError."""
+    return Wei(sum(output.value for output in parse_transaction(coinbase).outputs) * WEI_PER_SATOSHI)
 
 
 @dataclass(frozen=True, slots=True)
 class MinedBlock:
     """A block of the pool.
 
-    `root` is that of the epoch it pays, None where that is not published here; `paid` is what its coinbase pays, in
-    satoshis; `is_alive`: neither refused nor orphaned, as far as is known.
+    `root` is that of the epoch it pays, None where that is not published here; `expected` is what its coinbase pays,
+    and the distributor has to get; `is_alive`: neither refused nor orphaned, as far as is known.
     """
 
     hash: bytes
@@ -26,13 +32,8 @@ class MinedBlock:
     height: int
     epoch: int
     root: bytes | None
-    paid: int
+    expected: Wei
     is_alive: bool
-
-    @property
-    def expected(self) -> Wei:
-        """What the distributor has to get."""
-        return Wei(self.paid * WEI_PER_SATOSHI)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import structlog
 
 from pool_oracle.chain.client import Sending
 from pool_oracle.chain.flyover import CONFIRMATIONS, FlyoverRouteClient, Registration
+from pool_oracle.claims.matching import coinbase_value
 from pool_oracle.epoch.keeper import EpochKeeper
 from pool_oracle.errors import ChainError, JobError, NodeError
 from pool_oracle.hashes import sha256d
@@ -70,6 +71,7 @@ class RewardKeeper:
                 continue
             if registration is not None:
                 reward = self.rewards[block.hash] = Reward(block, registration)
+                _raise_alarm(reward)
                 done.append(reward)
         return done
 
@@ -100,6 +102,21 @@ class RewardKeeper:
                 await self.register_due()
             except (ChainError, NodeError) as error:
                 log.error("rewards", problem=str(error))
+
+
+def _raise_alarm(reward: Reward) -> None:
+    """Tell the operator where another amount arrived than the coinbase paid."""
+    block, registration = reward.block, reward.registration
+    expected = coinbase_value(block.coinbase)
+    if registration.amount != expected:
+        log.error(
+            "ALARM: a reward came with another amount than its coinbase paid",
+            height=block.height,
+            hash=display(block.hash),
+            payout=registration.payout_id,
+            paid=expected,
+            came=registration.amount,
+        )
 
 
 class HeaderRelay:

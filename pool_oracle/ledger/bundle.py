@@ -119,17 +119,23 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
 
 def read_leaves(folder: Path) -> list[tuple[Payee, int]]:
     """The leaves of a bundle. Raises ManifestError."""
-    rows = parse_canonical(_read(folder / LEAVES_FILE, MAX_LEAVES_SIZE))
+    path = folder / LEAVES_FILE
+    return parse_leaves(_read(path, MAX_LEAVES_SIZE), str(path))
+
+
+def parse_leaves(data: bytes, where: str) -> list[tuple[Payee, int]]:
+    """The leaves of a file's bytes; `where` names it in errors. Raises ManifestError."""
+    rows = parse_canonical(data)
     if not isinstance(rows, list):
-        raise ManifestError(f"{folder / LEAVES_FILE} must hold a list")
+        raise ManifestError(f"{where} must hold a list")
     leaves = []
     for i, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != 2 or not isinstance(row[0], str):
-            raise ManifestError(f"{folder / LEAVES_FILE}: leaf {i} must be [payee, weight]")
+            raise ManifestError(f"{where}: leaf {i} must be [payee, weight]")
         try:
             leaves.append((parse_payee(row[0]), integer(row[1], "weight")))
         except InputError as error:
-            raise ManifestError(f"{folder / LEAVES_FILE}: leaf {i}: {error}") from None
+            raise ManifestError(f"{where}: leaf {i}: {error}") from None
     return leaves
 
 

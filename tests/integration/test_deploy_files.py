@@ -18,7 +18,7 @@ import yaml
 from pool_oracle.api.metrics import REASONS
 from pool_oracle.app import PoolApp
 from pool_oracle.chain.anvil import find_project_root
-from pool_oracle.config import KEY_FILE_VARIABLE, Config
+from pool_oracle.config import PASSWORD_FILE_VARIABLE, Config
 from pool_oracle.logbook import BlockState
 from pool_oracle.stratum.limits import LimitSettings
 
@@ -141,11 +141,11 @@ def test_a_unit_runs_as_a_user_of_its_own_and_writes_only_its_own_data(unit: Pat
         assert service[setting] == value, setting
 
 
-def test_the_pools_unit_gives_it_its_key_and_enough_files() -> None:
+def test_the_pools_unit_gives_it_its_password_and_enough_files() -> None:
     text = (DEPLOY / "systemd" / "pool-oracle.service").read_text()
     service = read_unit(DEPLOY / "systemd" / "pool-oracle.service")["Service"]
-    assert f"Environment={KEY_FILE_VARIABLE}=%d/operator.key" in text
-    assert "LoadCredential=operator.key:/etc/pool-oracle/operator.key" in text
+    assert f"Environment={PASSWORD_FILE_VARIABLE}=%d/operator.password" in text
+    assert "LoadCredential=operator.password:/etc/pool-oracle/operator.password" in text
     assert int(service["LimitNOFILE"]) > 2 * LimitSettings().max_connections
     assert (service["SuccessExitStatus"], service["RestartPreventExitStatus"]) == ("130", "2")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from structlog.testing import capture_logs
 
 from pool_oracle.app import PoolApp
 from pool_oracle.chain.anvil import Anvil
@@ -170,7 +171,7 @@ def test_an_unsigned_registration_works_when_it_is_signed_elsewhere(deployed: Co
 
 
 def test_what_is_no_block_of_the_pool_is_refused_and_another_amount_is_an_alarm(
-    deployed: Config, tmp_path: Path
+    deployed: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work() -> None:
         async with running(deployed) as app:
@@ -182,6 +183,14 @@ def test_what_is_no_block_of_the_pool_is_refused_and_another_amount_is_an_alarm(
             registration = FlyoverRegistration(app.route, reward)  # type: ignore[arg-type]
             made = registration.done()
             assert made is not None
+            app.rewards.rewards.clear()
+            wrong = {reward.proof.txid: replace(made, amount=made.amount - 1)}
+            monkeypatch.setattr(app.route, "registrations", lambda: wrong)
+            with capture_logs() as logs:
+                await app.rewards.register_due()
+            (alarm,) = [line for line in logs if line["event"].startswith("ALARM")]
+            assert (alarm["paid"], alarm["came"]) == (made.amount, made.amount - 1)
+            monkeypatch.undo()
             registration.check(made)
             for amount in (made.amount - 1, made.amount + 1, 0):
                 with pytest.raises(ProofError, match=r"ALARM: block .* paid 5000000000000000000.* wei to the route"):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import shutil
+import signal
 import subprocess
 import threading
 from collections import Counter
@@ -203,6 +204,25 @@ def test_wrong_options_say_what_would_be_right(world: World) -> None:
         assert words in done.stderr, done.stderr
     with pytest.raises(InputError, match="1 wei or more"):
         policy(max_gas_price=0)
+
+
+def test_a_relay_that_runs_on_pays_what_comes_later_and_ends_when_it_is_told(world: World) -> None:
+    command = [*CLI, "relay", "--rpc", world.url, "--distributor", world.client.address, "--bundle", "bundles"]
+    command += ["--max-gas-price", "100", "--key-file", str(world.key_file()), "--ledger", "ledger", "--every", "1"]
+    process = subprocess.Popen([*command, "--yes"], cwd=world.folder, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there is no payout yet\n"
+        world.fund(1)
+        for line in process.stdout:
+            if line.startswith("payout 0: 25 payees"):
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.communicate()
+    assert claims_of(world) == Counter((payee, 0) for payee in PAYEES)
 
 
 @pytest.mark.parametrize("loses_its_ledger", [False, True], ids=["keeps its ledger", "loses its ledger"])

@@ -25,8 +25,8 @@ from tests.integration.claim_world import CLI
 from tests.integration.test_oracle import ALICE, mine, running
 from tests.integration.test_register_commands import bury
 
-BLOCK = MinedBlock(b"\x01" * 32, b"\x02" * 32, 100, 1, b"\x03" * 32, 5_000, True)
 PAID = 5_000 * 10**10
+BLOCK = MinedBlock(b"\x01" * 32, b"\x02" * 32, 100, 1, b"\x03" * 32, Wei(PAID), True)
 PAYOUT = PayoutEvent(0, b"\x03" * 32, None, Wei(PAID - 7), Wei(7), 0, 0, bytes(32), bytes(32))
 MADE = Registration(0, Wei(PAID), "0x")
 
@@ -106,6 +106,9 @@ def test_a_user_asks_for_the_status(operator_folder: Path) -> None:
         [*CLI, "status", "--json"], cwd=operator_folder, capture_output=True, text=True, timeout=120, check=False
     )
     assert json.loads(asked.stdout)["committed"]["commit"] == 0
+    command = [*CLI, "reward", "sync", "--config", "pool-oracle.toml"]
+    waiting = subprocess.run(command, cwd=operator_folder, capture_output=True, text=True, timeout=120, check=False)
+    assert waiting.stdout == "0.00000000 RBTC wait to become a payout of epoch 0\n"
 
 
 def test_what_does_not_answer_is_a_problem_and_hides_nothing_else(deployed: Config) -> None:

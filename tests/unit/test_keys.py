@@ -61,6 +61,17 @@ def test_a_raw_key_is_taken_with_a_warning(tmp_path: Path) -> None:
     assert KEY[2:] not in str(logs)
 
 
+def test_a_credential_of_systemds_is_taken_although_its_acl_looks_like_a_right_of_the_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = secret(tmp_path / "key", KEY, 0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "another"))
+    with pytest.raises(SetupError, match="can be read by others"):
+        signer_from_key_file(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert signer_from_key_file(path).address == Account.from_key(KEY).address
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o666])
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = secret(tmp_path / "key", KEY, mode)
