@@ -137,6 +137,7 @@ class PoolApp:
         self._spawn(self.pool.settle_accounts())
         self._spawn(self.pool.block_keeper.follow())
         self._spawn(self.keeper.run(config.closing))
+        self._spawn(self.keeper.retry())
         self._cleanup.push_async_callback(self._end_tasks)
 
     def _require_reserve(self) -> None:
@@ -193,7 +194,9 @@ class PoolApp:
         self._cleanup.push_async_callback(self.stratum.stop)
         self.stratum_port = await self.stratum.start(section.host, section.port)
         views = Views(self.config.pool.name, self.pool, self.keeper, rewards, self.distributor)
-        collector = PoolCollector(self.pool, self.stratum.values, lambda: self.indexing.state)
+        collector = PoolCollector(
+            self.pool, self.stratum.values, lambda: self.indexing.state, lambda: self.keeper.waiting
+        )
         api = ApiServer(views, collector, Lookups(self.indexing, self.config.network))
         self.api_port = await api.start(self.config.api.host, self.config.api.port)
         self._cleanup.push_async_callback(api.stop)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pool_oracle.chain.client import Chain
     from pool_oracle.chain.distributor import DistributorClient
     from pool_oracle.claims.claiming import Plan, Survey
+    from pool_oracle.claims.reading import Asset
     from pool_oracle.claims.sending import Wallet
     from pool_oracle.networks import Network
 
@@ -80,7 +81,7 @@ def claim(
     from pool_oracle.terminal import progress
 
     client, chosen = connect(config, rpc, distributor, network)
-    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned)
+    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned, sender)
     address = wallet.address if wallet is not None else sender
     if payee is None and address is None:
         raise InputError("say whose parts are meant: give a mining address, or the key of an account that mines")
@@ -100,8 +101,9 @@ def claim(
             write_unsigned(unsigned, client.chain, [(b.call, b.gas) for b in plan.batches], sender, as_json)
         elif wallet is not None:
             ask(_question(survey, plan), yes=yes)
-            told = lambda receipt: tell(receipt_text(receipt, survey.asset), as_json)  # noqa: E731 - one place
-            receipts = send_claims(client, plan, wallet, told)
+            receipts = send_claims(
+                client, plan, wallet, lambda receipt: tell(receipt_text(receipt, survey.asset), as_json)
+            )
             if not receipts:
                 tell("somebody else has claimed all of it meanwhile: the money is at its recipient", as_json)
     if as_json:
@@ -145,7 +147,7 @@ def link(
     from pool_oracle.payout.payee import format_payee, parse_payee
 
     client, chosen = connect(config, rpc, distributor, network)
-    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned)
+    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned, sender)
     who = parse_payee(payee, chosen)
     account = check_address(recipient, "--recipient")
     text = _read_signature_text(signature, signature_file)
@@ -253,7 +255,8 @@ def relay(
 def _wei_of_gwei(text: str) -> int:
     """Exact. Raises InputError."""
     whole, _, part = text.partition(".")
-    if not (whole.isdigit() and text.isascii() and (part.isdigit() or not part) and len(part) <= 9):
+    is_number = text.isascii() and whole.isdigit() and (part.isdigit() or not part)
+    if not is_number or len(part) > 9 or len(whole) > 9:
         raise InputError(f"--max-gas-price must be gwei with up to nine decimals, such as 0.06, not {text!r}")
     return int(whole) * 10**9 + int(part.ljust(9, "0") or "0")
 
@@ -319,11 +322,22 @@ def check_address(text: str, option: str) -> str:
 
 
 def open_wallet(
-    chain: Chain, key_file: Path | None, keystore: Path | None, password_file: Path | None, unsigned: Path | None
+    chain: Chain,
+    key_file: Path | None,
+    keystore: Path | None,
+    password_file: Path | None,
+    unsigned: Path | None,
+    sender: str | None,
 ) -> Wallet | None:
     """The account that signs here; None where nothing is signed here. Raises InputError, SetupError."""
     from pool_oracle.claims.sending import Wallet, open_signer
 
+    if sender is not None:
+        check_address(sender, "--from")
+        if unsigned is None:
+            raise InputError(
+                "--from names the account that will sign what --unsigned writes; give --unsigned FILE, too"
+            )
     if unsigned is not None:
         if key_file is not None or keystore is not None:
             raise InputError("--unsigned signs nothing: leave out --key-file and --keystore, or --unsigned")
@@ -333,7 +347,7 @@ def open_wallet(
     return None if signer is None else Wallet(chain, signer)
 
 
-def coin_of(client: DistributorClient) -> Any:
+def coin_of(client: DistributorClient) -> Asset:
     """The coin that gas is paid in."""
     from pool_oracle.claims.reading import coin_of_chain
 
@@ -356,9 +370,12 @@ def write_unsigned(
     from pool_oracle.claims.sending import unsigned
     from pool_oracle.terminal import write_new
 
-    account = None if sender is None else check_address(sender, "--from")
-    write_new(path, unsigned(chain, calls, account))
-    tell(f"{len(calls)} unsigned transactions are in {path}; sign and send them in their order", as_json)
+    write_new(path, unsigned(chain, calls, sender))
+    many = f"{len(calls)} unsigned transactions are" if len(calls) != 1 else "1 unsigned transaction is"
+    tell(
+        f"{many} in {path}; the signer adds the fees{', and sends them in their order' if len(calls) != 1 else ''}",
+        as_json,
+    )
 
 
 def ask(question: str, *, yes: bool) -> None:

@@ -92,7 +92,7 @@ def register(
     nested = settings.chain.nested_deposits if settings else not p2sh
     client = open_route(rpc, check_address(address, "--route"), nested=nested)
     distributor, _ = connect(None, rpc, client.distributor(), None)
-    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned)
+    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned, sender)
     raw = _read_block(block, node, cookie_file, node_user, node_password_file, settings)
     with _open_epochs(pool, bundle, settings, distributor) as epochs:
         reward = find_reward(raw, epochs)
@@ -162,7 +162,7 @@ def fund(
     address = deposit_address or (settings.chain.deposit_address if settings else "")
     if not address or chosen is None:
         raise InputError("--deposit-address and --network are needed, or --config FILE that has both")
-    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned)
+    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned, sender)
     raw = _read_block(block, node, cookie_file, node_user, node_password_file, settings)
     with _open_epochs(pool, bundle, settings, client) as epochs:
         reward = find_reward(raw, epochs)
@@ -199,7 +199,7 @@ def sync(
     from pool_oracle.claims.registering import unattributed
 
     client, _ = connect(config, rpc, distributor, None)
-    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned)
+    wallet = open_wallet(client.chain, key_file, keystore, password_file, unsigned, sender)
     waiting = unattributed(client)
     tell(f"{asset_of(client).show(waiting)} wait to become a payout of epoch {client.active_epoch().number}", as_json)
     transaction = None

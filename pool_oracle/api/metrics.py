@@ -33,11 +33,16 @@ class PoolCollector(Collector):
         pool: Pool,
         stratum: Callable[[], Mapping[str, int]],
         index: Callable[[], IndexState] | None = None,
+        waiting: Callable[[], int] | None = None,
     ) -> None:
-        """`stratum` gives the counters of the stratum server, see `Counters.values`; `index` how the index stands."""
+        """`stratum` gives the counters of the stratum server, see `Counters.values`; `index` how the index stands.
+
+        `waiting` is how many closed epochs are not committed, see `EpochKeeper.waiting`.
+        """
         self._pool = pool
         self._stratum = stratum
         self._index = index
+        self._waiting = waiting
 
     def collect(self) -> Iterator[Metric]:
         """All families, as they stand now."""
@@ -69,6 +74,9 @@ class PoolCollector(Collector):
         yield GaugeMetricFamily("pool_oracle_window_shares", "shares with credit", value=pool.scheme.share_count)
         yield GaugeMetricFamily("pool_oracle_workers", "workers that sent a share", value=len(pool.workers))
         yield GaugeMetricFamily("pool_oracle_epochs_closed", "epochs that were closed", value=pool.closed_epochs)
+        if self._waiting is not None:
+            text = "closed epochs that are not published everywhere, or due and not committed"
+            yield GaugeMetricFamily("pool_oracle_epochs_waiting", text, value=self._waiting())
         if pool.job is not None:
             yield GaugeMetricFamily("pool_oracle_job_height", "block height of jobs", value=pool.job.template.height)
             yield GaugeMetricFamily(

@@ -23,6 +23,7 @@ from pool_oracle.payout.bip137 import (
 from pool_oracle.payout.payee import KIND_ACCOUNT, KIND_KEY, address_of, format_payee, payee_of_key
 from pool_oracle.units import Payee
 
+MAX_DEADLINE = 1 << 40
 LINK_DAYS = 30
 """For how long a signed message can be used, unless the user says otherwise."""
 
@@ -50,6 +51,8 @@ def prepare_link(distributor: DistributorClient, payee: Payee, recipient: str, d
     if address == distributor.address:
         raise InputError("the recipient is the distributor itself; give an account of yours")
     now = distributor.chain.time()
+    if deadline > MAX_DEADLINE:
+        raise InputError(f"the deadline must be Unix seconds, {MAX_DEADLINE} at the most, not {deadline}")
     if deadline <= now:
         raise InputError(f"the deadline {deadline} has passed: the chain's time is {now} (Unix seconds)")
     nonce = distributor.nonce_of(payee)

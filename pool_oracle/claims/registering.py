@@ -29,6 +29,7 @@ from pool_oracle.work.share import display
 from pool_oracle.work.spv import CoinbaseProof, prove_coinbase
 
 MAX_BLOCK_BYTES = 8 << 20
+MAX_HEIGHT_DIGITS = 9
 _HEX = frozenset(string.hexdigits)
 
 
@@ -61,7 +62,8 @@ def read_block(reference: str, node: str | None, login: Login) -> Block:
     Raises InputError, JobError for bytes that are no block, NodeError.
     """
     is_hash = len(reference) == 64 and _HEX.issuperset(reference)
-    if reference.isascii() and (reference.isdigit() or is_hash):
+    is_height = reference.isascii() and reference.isdigit() and len(reference) <= MAX_HEIGHT_DIGITS
+    if is_height or is_hash:
         if node is None:
             raise InputError(
                 f"block {reference} is read from a Bitcoin node: give --node URL, or a file with the block"

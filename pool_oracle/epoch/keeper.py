@@ -32,6 +32,9 @@ from pool_oracle.units import Payee, Satoshi
 from pool_oracle.work.records import SLOT_SIZE, SegmentHeader, read_records
 from pool_oracle.work.share import display
 
+RETRY_SECONDS = 60
+"""How soon an epoch that could not be published or committed is tried again."""
+
 log = structlog.get_logger("epoch")
 
 
@@ -147,6 +150,9 @@ class EpochKeeper:
         self._publishing = publishing or Publishing()
         self._is_lazy = is_lazy
         self._in_use: Epoch | None = None
+        self._published = -1
+        """The last epoch that every publisher gave back."""
+        self._settled = 0
         self.epochs: list[Epoch] = []
 
     async def start(self, genesis_payee: Payee) -> None:
@@ -273,7 +279,9 @@ class EpochKeeper:
         try:
             # Epoch 0 is committed by the deployment; it is published elsewhere with the first that is not.
             for epoch in self.epochs[mine.number + 1 if mine.number else 0 :]:
-                await self._publishing.publish(epoch.folder, epoch.manifest_hash)
+                if epoch.number > self._published:
+                    await self._publishing.publish(epoch.folder, epoch.manifest_hash)
+                    self._published = epoch.number
                 if epoch is not mine and self._is_due(epoch):
                     count += 1
                     await self._commit(epoch, count)
@@ -281,6 +289,24 @@ class EpochKeeper:
         finally:
             pays_treasury = self._pool.scheme.paid_by is PaidBy.TREASURY
             await self._use(self.epochs[0] if pays_treasury else usable)
+            self._settled = usable.number
+
+    @property
+    def waiting(self) -> int:
+        """How many closed epochs are not published everywhere, or due and not committed."""
+        return self._pool.closed_epochs - self._settled
+
+    async def retry(self, seconds: float = RETRY_SECONDS) -> None:
+        """For ever: try again what a publisher, a disk or the chain has delayed, not only at the next close."""
+        while True:
+            await asyncio.sleep(seconds)
+            if not self.waiting:
+                continue
+            async with self._closing:
+                try:
+                    await self._publish_due()
+                except (ChainError, CorruptLog, PublishError) as error:
+                    log.error("epoch not committed", problem=str(error))
 
     async def _commit(self, epoch: Epoch, count: int) -> None:
         """Commit an epoch, which becomes number `count` on the chain."""

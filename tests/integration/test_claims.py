@@ -330,6 +330,8 @@ def test_wrong_options_say_what_would_be_right(world: World) -> None:
         (["claim", name, "--bundle", "bundles", "--payout", "5", *options(world)], "has no payout 5"),
         (["claim", name, "--bundle", "bundles", "--batch", "257", *options(world)], "1 to 256"),
         (["claim", name, "--bundle", "bundles", "--keystore", "x", *options(world)], "belong together"),
+        (["claim", name, "--bundle", "bundles", "--from", "me", *options(world)], "--from must be an EVM address"),
+        (["claim", name, "--bundle", "bundles", "--from", world.account(), *options(world)], "give --unsigned FILE"),
     ):
         if "--batch" in arguments:
             world.fund(1)

@@ -148,6 +148,8 @@ def test_what_cannot_be_linked_is_refused_before_anything_is_signed(world: World
         prepare_link(world.client, bitcoin.payee, world.client.address, later)
     with pytest.raises(InputError, match="has passed"):
         prepare_link(world.client, bitcoin.payee, recipient(world), 1)
+    with pytest.raises(InputError, match="must be Unix seconds"):
+        prepare_link(world.client, bitcoin.payee, recipient(world), 1 << 300)
     name, rest = format_payee(bitcoin.payee), ["--distributor", world.client.address]
     for arguments, words in (
         (["--recipient", RECIPIENT], "wrong EIP-55 checksum"),

@@ -223,6 +223,7 @@ def test_a_blocks_name_or_bytes_that_are_wrong_are_refused_in_one_line(deployed:
     with node_of({}) as node:
         for arguments, code, words in (
             (["5"], 2, "give --node URL, or a file"),
+            (["9" * 5000], 2, "File name too long"),
             (["nothing"], 2, "nothing is no height, no hash, and no file"),
             (["garbage"], 2, "the block announces 0 transactions"),
             (["5", "--node", node], 3, "Block not found"),

@@ -195,6 +195,8 @@ def test_wrong_options_say_what_would_be_right(world: World) -> None:
     for arguments, words in (
         (["--max-gas-price", "much"], "must be gwei"),
         (["--max-gas-price", "-1"], "must be gwei"),
+        (["--max-gas-price", "9" * 5000], "must be gwei"),
+        (["--max-gas-price", "1.0000000001"], "must be gwei"),
         (["--max-gas-price", "1", "--batch", "101"], "1 to 100"),
         (["--max-gas-price", "1", "--payees", "payees"], "payees, line 1: '0x12' is no EVM address"),
         (["--max-gas-price", "1", "--payees", "nowhere"], "nowhere cannot be read"),

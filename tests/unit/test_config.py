@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pool_oracle.config import EXAMPLE, KEY_FILE_VARIABLE, load_config
+from pool_oracle.config import EXAMPLE, KEY_FILE_VARIABLE, PASSWORD_FILE_VARIABLE, load_config
 from pool_oracle.errors import ConfigError
 from pool_oracle.networks import NETWORKS
+from pool_oracle.opening import open_signer, operator_address
 
 PAYEE = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 FILLED = EXAMPLE.replace('"0x..."', f'"{PAYEE}"')
@@ -87,8 +88,58 @@ def test_the_key_file_may_come_from_the_environment(load, monkeypatch):
 def test_a_key_file_that_nobody_names_is_an_error(load, monkeypatch):
     monkeypatch.delenv(KEY_FILE_VARIABLE, raising=False)
     config = load(FILLED.replace('operator_key_file = "operator.key"', ""))
+    assert config.key_file is None
     with pytest.raises(ConfigError, match=KEY_FILE_VARIABLE):
-        _ = config.key_file
+        open_signer(config)
+
+
+OPERATOR = "0x" + "33" * 20
+
+
+def with_operator(lines):
+    return FILLED.replace('operator_key_file = "operator.key"', lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('operator_keystore = "k.json"\nsafe = "0x..."', "one key is enough"),
+        (f'operator_key_file = "operator.key"\nsafe = "{OPERATOR}"', "one key is enough"),
+        ('remote_signer = "http://127.0.0.1:9000"', "belong together"),
+        (f'operator = "{OPERATOR}"', "belong together"),
+        ('safe = "0x33"', "chain.safe"),
+        ("max_fee_gwei = 0", "chain.max_fee_gwei must be 1 to"),
+        ("max_fee_gwei = 5\nmax_tip_gwei = 6", "chain.max_tip_gwei must be 0 to 5"),
+        ("confirmations = 13", "chain.final_depth must be 13 to"),
+    ],
+)
+def test_an_operator_that_cannot_be_is_refused(load, lines, words):
+    with pytest.raises(ConfigError) as refused:
+        load(with_operator(lines))
+    assert words in str(refused.value)
+
+
+def test_a_keystore_needs_its_password(load, monkeypatch):
+    monkeypatch.delenv(PASSWORD_FILE_VARIABLE, raising=False)
+    config = load(with_operator('operator_keystore = "operator.json"'))
+    with pytest.raises(ConfigError, match=PASSWORD_FILE_VARIABLE):
+        open_signer(config)
+    monkeypatch.setenv(PASSWORD_FILE_VARIABLE, "/run/secrets/password")
+    assert config.password_file == Path("/run/secrets/password")
+
+
+def test_a_remote_signer_and_a_safe_have_addresses(load):
+    remote = load(with_operator(f'remote_signer = "http://127.0.0.1:9000"\noperator = "{OPERATOR}"'))
+    assert operator_address(remote).lower() == OPERATOR
+    assert operator_address(load(with_operator(f'safe = "{OPERATOR}"'))).lower() == OPERATOR
+
+
+def test_several_nodes_of_the_chain_are_asked_in_their_order(load):
+    text = FILLED.replace('rpc = "http://127.0.0.1:8545"', 'rpc = ["http://127.0.0.1:8545", "https://node.example/x"]')
+    assert load(text).rpc_urls == ("http://127.0.0.1:8545", "https://node.example/x")
+    for wrong in ('rpc = ""', "rpc = []", 'rpc = ["ws://127.0.0.1:8546"]'):
+        with pytest.raises(ConfigError, match=r"chain\.rpc"):
+            load(FILLED.replace('rpc = "http://127.0.0.1:8545"', wrong))
 
 
 @pytest.mark.parametrize(
