@@ -371,11 +371,7 @@ def write_unsigned(
     from pool_oracle.terminal import write_new
 
     write_new(path, unsigned(chain, calls, sender))
-    many = f"{len(calls)} unsigned transactions are" if len(calls) != 1 else "1 unsigned transaction is"
-    tell(
-        f"{many} in {path}; the signer adds the fees{', and sends them in their order' if len(calls) != 1 else ''}",
-        as_json,
-    )
+    tell(f"to be signed: {len(calls)}, in {path}; the signer adds the fees and keeps the order", as_json)
 
 
 def ask(question: str, *, yes: bool) -> None:

@@ -238,7 +238,7 @@ def test_unsigned_transactions_work_when_they_are_signed_elsewhere(world: World)
     account = world.accounts[STRANGER]
     rest = ["--bundle", "bundles", "--batch", "2", "--unsigned", "tx.json", "--from", world.account()]
     done = world.run("claim", format_payee(ALICE), *rest, *options(world))
-    assert "2 unsigned transactions are in tx.json" in done.stdout
+    assert "to be signed: 2, in tx.json" in done.stdout
     transactions = json.loads((world.folder / "tx.json").read_text())
     for transaction in transactions:
         assert set(transaction) == {"to", "data", "value", "chainId", "gas", "nonce"}

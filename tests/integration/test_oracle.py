@@ -545,3 +545,32 @@ def test_commits_are_proposed_to_a_safe_and_used_once_its_owners_have_sent_them(
             assert app.pool.job.epoch == 1
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+def test_a_registration_that_a_reorganisation_drops_is_sent_again_and_the_reward_comes_once(
+    deployed: Config, depth: int
+) -> None:
+    async def work() -> None:
+        async with running(deployed) as app:
+            await mine(app, ALICE, 3)
+            await app.keeper.close()
+            await mine(app, ALICE, 1, block=True)
+            (block,) = app.pool.blocks
+            while (await app.node.tip()).height < block.height + 99:
+                await app.node.submit(network_block(await app.node.template()))
+            await app.header_relay.relay()
+            await asyncio.to_thread(app.chain.rpc, "anvil_mine", hex(10))
+            (reward,) = await app.rewards.register_due()
+            if depth > 1:
+                await asyncio.to_thread(app.chain.rpc, "anvil_mine", hex(depth - 1))
+            await asyncio.to_thread(app.chain.rpc, "anvil_reorg", depth, [])
+            assert await asyncio.to_thread(app.distributor.payouts) == []
+            while not await asyncio.to_thread(app.distributor.payouts):
+                await asyncio.to_thread(app.outbox.tend)
+            app.rewards.rewards.clear()
+            (again,) = await app.rewards.register_due()
+            assert again.registration.amount == reward.registration.amount
+            assert len(await asyncio.to_thread(app.distributor.payouts)) == 1
+
+    asyncio.run(work())
