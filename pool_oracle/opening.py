@@ -17,7 +17,7 @@ from pool_oracle.errors import ConfigError
 
 def open_chain(config: Config) -> QuorumChain:
     """The chain behind all its nodes. Does not connect yet."""
-    return QuorumChain(config.rpc_urls)
+    return QuorumChain(config.rpc_urls, chain_id=config.chain.chain_id or None)
 
 
 def open_signer(config: Config) -> Signer:

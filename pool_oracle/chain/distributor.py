@@ -98,15 +98,25 @@ class DistributorClient:
         """The nonce of the payee's next recipient."""
         return int(self.contract.functions.nonceOf(payee).call())
 
-    def commit(self, sender: Sending, root: bytes, manifest_hash: bytes) -> tuple[int, TxReceipt]:
-        """Commit the next epoch; returns its number as the contract counts it, and the receipt.
+    def commit(self, sender: Sending, root: bytes, manifest_hash: bytes, number: int) -> tuple[int, TxReceipt]:
+        """Commit an epoch as the contract's number `number`; returns the number that it got, and the receipt.
 
-        Raises AlreadyDone where it is the last one that was committed, and what `Sending.send` raises.
+        Raises AlreadyDone where the contract counts so far already, and what `Sending.send` raises. The contract takes
+        whatever comes as the next, so nothing is sent while the one before is missing: a reorganisation may drop it.
         """
+
+        def is_done() -> bool:
+            latest = self.latest_epoch().number
+            if latest < number - 1:
+                raise ChainError(
+                    f"commit {number - 1} is not on the chain any more; commit {number} has to wait for it"
+                )
+            return latest >= number
+
         receipt = sender.send(
             self.contract.functions.commit(root, manifest_hash),
             intent=f"commit:{self.address}:{manifest_hash.hex()}",
-            done=lambda: self.latest_epoch().manifest_hash == manifest_hash,
+            done=is_done,
         )
         (event,) = self.contract.events.Committed().process_receipt(receipt, errors=DISCARD)
         return int(event["args"]["epoch"]), receipt

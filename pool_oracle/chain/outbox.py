@@ -145,8 +145,10 @@ class Outbox:
         """Have a request mined, once; returns the receipt when it has its confirmations.
 
         A `key` names the same intent in every life of the program: one that was begun before is gone on with. `done` is
-        asked before anything is signed or sent again. Raises AlreadyDone when it says yes, TransactionReverted with
-        the contract's error, InsufficientFunds, ChainError when patience ends or the outbox is stopped.
+        asked before anything is signed or sent again; where it is not this one's turn (one before it was taken out of
+        the chain), it has to raise ChainError, which ends the call. Raises AlreadyDone when it says yes,
+        TransactionReverted with the contract's error, InsufficientFunds, ChainError when patience ends or the outbox
+        is stopped.
         """
         with self._busy:
             intent = self._take_up(key, request, done)
@@ -282,7 +284,8 @@ class Outbox:
         nonce = self._next_nonce()
         if intent.attempts and not self._is_void(intent, nonce, head):
             if intent.newest.nonce > nonce and self._is_stuck(intent, head):
-                self._fill(nonce, head)
+                if not self._is_done(intent):
+                    self._fill(nonce, head)
                 return
             if intent.refusals or (intent.newest.nonce == nonce and self._is_stuck(intent, head)):
                 self._replace(intent, head)

@@ -312,9 +312,12 @@ class EpochKeeper:
         """Commit an epoch, which becomes number `count` on the chain."""
         try:
             number, receipt = await asyncio.to_thread(
-                self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash
+                self._distributor.commit, self._operator, epoch.root, epoch.manifest_hash, count
             )
         except AlreadyDone:
+            latest = await asyncio.to_thread(self._distributor.latest_epoch)
+            if latest.number == count and latest.manifest_hash != epoch.manifest_hash:
+                raise ManifestError(f"commit {count} of the distributor is not epoch {epoch.number}") from None
             log.info("epoch was committed", epoch=epoch.number)
             return
         if number != count:

@@ -87,8 +87,13 @@ class Keeper:
 
     def commit(self, number: int, root: str) -> None:
         call = self._contract.functions.commit(bytes.fromhex(root), bytes(32))
-        done = lambda: self.latest() >= number  # noqa: E731 - a question
-        OutboxSender(self.outbox).send(call, intent=f"commit:{number}", done=done)
+        OutboxSender(self.outbox).send(call, intent=f"commit:{number}", done=lambda: self.is_done(number))
+
+    def is_done(self, number: int) -> bool:
+        latest = self.latest()
+        if latest < number - 1:
+            raise ChainError(f"epoch {number - 1} is not there any more")
+        return latest >= number
 
 
 def work(url: str, distributor: str, root: str, folder: Path, last: int) -> None:
@@ -104,7 +109,10 @@ def work(url: str, distributor: str, root: str, folder: Path, last: int) -> None
 
 def work_on(url: str, distributor: str, roots: list[str], folder: Path) -> None:
     """Commit every epoch that is missing, again and again: what is there may be gone a moment later."""
-    keeper = Keeper(url, distributor, folder)
+    while True:
+        with contextlib.suppress(ChainError):
+            keeper = Keeper(url, distributor, folder)
+            break
     while True:
         with contextlib.suppress(ChainError):
             number = keeper.latest() + 1

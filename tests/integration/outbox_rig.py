@@ -13,6 +13,7 @@ from pool_oracle.chain.outbox import Outbox, SendSettings
 from pool_oracle.chain.quorum import QuorumChain
 from pool_oracle.chain.sending import OutboxSender
 from pool_oracle.demo.scenario import OPERATOR, STRANGER, demo_accounts
+from pool_oracle.errors import ChainError
 from pool_oracle.payout.sumtree import SumTree
 from tests.integration.distributor_history import DistributorHistory, account_payee
 
@@ -55,8 +56,15 @@ class OutboxRig:
     def commit(self, sender: OutboxSender, number: int, *, asks: bool = True) -> TxReceipt:
         """Commit an epoch, as a keeper does it."""
         call = self.contract.functions.commit(root_of(number), bytes(32))
-        done = (lambda: self.latest() >= number) if asks else None
+        done = (lambda: self.is_done(number)) if asks else None
         return sender.send(call, intent=f"commit:{number}", done=done)
+
+    def is_done(self, number: int) -> bool:
+        """Whether the distributor has an epoch; an error where it is not this one's turn, since one before is gone."""
+        latest = self.latest()
+        if latest < number - 1:
+            raise ChainError(f"epoch {number - 1} is not there any more")
+        return latest >= number
 
     def latest(self) -> int:
         """The number of the distributor's newest epoch."""
@@ -69,7 +77,9 @@ class OutboxRig:
 
     def expect(self, count: int) -> None:
         """Every epoch was committed, in order and once."""
-        assert self.committed() == [root_of(number) for number in range(1, count + 1)]
+        numbers = {root_of(number): number for number in range(1, 500)}
+        found = [numbers[root] for root in self.committed()]
+        assert found == list(range(1, count + 1)), f"committed: {found}, wanted 1 to {count}"
 
     def nonce(self) -> int:
         return int(self.chain.ask("eth_getTransactionCount", self.account.address, "latest"), 16)

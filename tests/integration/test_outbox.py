@@ -376,6 +376,26 @@ def test_what_is_deep_enough_is_final(rig: OutboxRig) -> None:
     close(sender)
 
 
+def test_a_commit_whose_predecessor_was_dropped_waits_for_it_also_after_a_restart(rig: OutboxRig) -> None:
+    """Its nonce is never made valid before it is its turn."""
+    sender = rig.open()
+    rig.commit(sender, 1)
+    rig.commit(sender, 2)
+    close(sender)
+    rig.reorganise(2)
+    sender = rig.open()
+    for _ in range(3):
+        with pytest.raises(ChainError, match="epoch 1 is not there any more"):
+            rig.commit(sender, 2)
+        rig.mine(4)
+        with pytest.raises(ChainError, match="epoch 1 is not there any more"):
+            sender._outbox.tend()
+    rig.commit(sender, 1)
+    rig.commit(sender, 2)
+    close(sender)
+    rig.expect(2)
+
+
 def test_a_reorganisation_deeper_than_final_is_made_good_when_the_caller_asks_again(rig: OutboxRig) -> None:
     rig.mine(10)
     sender = rig.open(final_depth=2)

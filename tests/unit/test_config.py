@@ -110,7 +110,7 @@ def with_operator(lines):
         ('safe = "0x33"', "chain.safe"),
         ("max_fee_gwei = 0", "chain.max_fee_gwei must be 1 to"),
         ("max_fee_gwei = 5\nmax_tip_gwei = 6", "chain.max_tip_gwei must be 0 to 5"),
-        ("confirmations = 13", "chain.final_depth must be 13 to"),
+        ("confirmations = 31", "chain.final_depth must be 31 to"),
     ],
 )
 def test_an_operator_that_cannot_be_is_refused(load, lines, words):
