@@ -325,7 +325,8 @@ def fuzz(seconds: int) -> None:
             (seeds / str(i)).write_bytes(b'\x01{"id":5,"method":"%s","params":[]}\n' % method.encode())
         (seeds / "session").write_bytes(b"\0" + HANDSHAKE + SUBMIT)
         words.write_text("".join(f'"{token}"\n' for token in TOKENS))
-        options = [f"-max_total_time={seconds}", f"-dict={words}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"]
+        bounds = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"]
+        options = [*bounds, f"-dict={words}", "-verbosity=0", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *options, str(seeds)], lambda data: play_input(data, loop))
         atheris.Fuzz()
 
