@@ -347,6 +347,17 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is what a library, or the tidying up, made of Ctrl-C."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def main() -> None:
     """The entry point: every error becomes one line and an exit code."""
     try:
@@ -365,6 +376,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except Exception as error:
+        if _follows_interrupt(error):
+            _fail("interrupted", EXIT_INTERRUPTED)
         if os.environ.get(DEBUG_VARIABLE):
             raise
         _fail(f"internal error: {error!r}; please report it with what {DEBUG_VARIABLE}=1 shows", EXIT_INTERNAL)
