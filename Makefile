@@ -102,6 +102,13 @@ simulate: setup ## Years of a pool under each payout scheme, with a hopper; writ
 soak: setup ## Ten minutes of good miners beside bad ones
 	@$(BIN)/python bench/soak.py --seconds 600
 
+.PHONY: alerts
+alerts: ## Prometheus's own check of the alert rules, and their cases (needs promtool: Debian package prometheus)
+	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus" >&2; exit 2; }
+	@promtool check rules deploy/prometheus/pool-oracle.rules.yml
+	@promtool check config --syntax-only deploy/prometheus/pool-oracle.yml
+	@promtool test rules deploy/prometheus/pool-oracle.rules.test.yml
+
 # atheris has wheels for Linux on x86-64 only, so it is not in the environment that everybody has.
 build/fuzz/.ready: requirements-fuzz.lock $(VENV)/.ready
 	@rm -rf build/fuzz

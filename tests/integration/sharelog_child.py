@@ -25,17 +25,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synthetic_log import NETWORK_TARGET, RULES, SMALL, START, job_payload, payee, worker_payload
+from synthetic_log import NETWORK_TARGET, RULES, SMALL, START, job_payload, payee, publish_segments, worker_payload
 
 from pool_oracle.errors import LedgerError
-from pool_oracle.ledger.bundle import bundle_folders, read_segment, write_bundle
+from pool_oracle.ledger.bundle import bundle_folders, read_segment
 from pool_oracle.ledger.index import filling
 from pool_oracle.ledger.index.database import sqlite_url
 from pool_oracle.ledger.index.store import Index
 from pool_oracle.ledger.sharelog import ShareLog, replay, segment_digest, segment_files
-from pool_oracle.payout.manifest import Manifest, Policy, SegmentRef
-from pool_oracle.payout.payee import format_payee
-from pool_oracle.payout.window import PplnsWindow, S, share_unit
+from pool_oracle.payout.window import PplnsWindow, share_unit
 from pool_oracle.work.records import KIND_CLOSE, SLOT_SIZE, LongRecord, ShareRecord
 from pool_oracle.work.targets import nbits_to_target
 
@@ -92,36 +90,8 @@ def publish_for_ever(folder: Path) -> None:
     for round_ in itertools.count(max(0, len(list(folder.glob("bundles-*"))) - 1)):
         root = folder / f"bundles-{round_}"
         for epoch in range(max(0, len(bundle_folders(root)) - 2), len(paths)):
-            publish(root, epoch, paths[max(0, epoch - 5) : epoch + 1])
+            publish_segments(root, epoch, paths[max(0, epoch - 5) : epoch + 1])
             say(f"{round_} {epoch}")
-
-
-def publish(root: Path, epoch: int, segments: list[Path]) -> Path:
-    refs = []
-    for path in segments:
-        digest, length = segment_digest(path)
-        refs.append(SegmentRef(path.name, f"0x{digest.hex()}", length, 0))
-    manifest = Manifest(
-        version=1,
-        pool="pool",
-        network="regtest",
-        chain_id=1,
-        distributor="0x" + "11" * 20,
-        route="deposit",
-        epoch=epoch,
-        previous=None,
-        policy=Policy("pplns", 2, 0, str(S), format_payee(payee(0)), None),
-        closing_share=None,
-        closing_t="0",
-        first_share=None,
-        segments=tuple(refs),
-        leaves=1,
-        total="1",
-        root="0x" + "44" * 32,
-        tip="",
-        tip_height=0,
-    )
-    return write_bundle(root, epoch, manifest.to_bytes(), [(payee(0), 1)], segments)
 
 
 def index_for_ever(folder: Path) -> None:
@@ -204,7 +174,7 @@ def publish_until_full(folder: Path) -> dict[str, Any]:
     """With ever more room for it, until a bundle finds its place; nothing of it appears before."""
     paths = segment_files(folder / "shares")
     root = folder / "disk" / "bundles"
-    publish(root, 0, paths[:1])
+    publish_segments(root, 0, paths[:1])
     filler = folder / "disk" / "filler"
     room = os.statvfs(root)
     size = room.f_bavail * room.f_frsize
@@ -212,7 +182,7 @@ def publish_until_full(folder: Path) -> dict[str, Any]:
     refused = []
     while True:
         try:
-            bundle = publish(root, 1, paths)
+            bundle = publish_segments(root, 1, paths)
             break
         except LedgerError as error:
             refused.append(str(error))

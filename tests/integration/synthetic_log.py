@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pool_oracle.hashes import sha256
+from pool_oracle.ledger.bundle import write_bundle
 from pool_oracle.ledger.rules import Rules
-from pool_oracle.ledger.sharelog import segment_name
+from pool_oracle.ledger.sharelog import segment_digest, segment_name
+from pool_oracle.payout.manifest import Manifest, Policy, SegmentRef
 from pool_oracle.payout.payee import format_payee
-from pool_oracle.payout.window import PplnsWindow, share_unit
+from pool_oracle.payout.window import PplnsWindow, S, share_unit
 from pool_oracle.units import Payee
 from pool_oracle.work.records import (
     KIND_BLOCK,
@@ -163,3 +165,32 @@ def write_log(folder: Path, steps: str) -> LogWriter:
         act[step]()
     log.finish()
     return log
+
+
+def publish_segments(root: Path, epoch: int, segments: list[Path]) -> Path:
+    """A bundle of these segments, with everything else made up."""
+    refs = []
+    for path in segments:
+        digest, length = segment_digest(path)
+        refs.append(SegmentRef(path.name, f"0x{digest.hex()}", length, 0))
+    manifest = Manifest(
+        version=1,
+        pool="pool",
+        network="regtest",
+        chain_id=1,
+        distributor="0x" + "11" * 20,
+        route="deposit",
+        epoch=epoch,
+        previous=None,
+        policy=Policy("pplns", 2, 0, str(S), format_payee(payee(0)), None),
+        closing_share=None,
+        closing_t="0",
+        first_share=None,
+        segments=tuple(refs),
+        leaves=1,
+        total="1",
+        root="0x" + "44" * 32,
+        tip="",
+        tip_height=0,
+    )
+    return write_bundle(root, epoch, manifest.to_bytes(), [(payee(0), 1)], segments)

@@ -97,22 +97,11 @@ def test_no_alert_of_the_runbook_is_gone() -> None:
     assert re.findall(r"^### (\w+)$", section, re.M) == [rule["alert"] for rule in rules()]
 
 
-def test_prometheus_reads_the_rules_and_they_fire_when_they_should() -> None:
-    """Where promtool is installed (Debian package `prometheus`); elsewhere only the YAML is read."""
+def test_each_alert_has_a_case_in_which_it_fires() -> None:
     folder = DEPLOY / "prometheus"
     cases = yaml.safe_load((folder / "pool-oracle.rules.test.yml").read_text())["tests"]
     tested = {each["alertname"] for case in cases for each in case["alert_rule_test"] if "exp_alerts" in each}
     assert tested == {rule["alert"] for rule in rules()}
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        return
-    for command in (
-        ["check", "rules", str(RULES)],
-        ["check", "config", "--syntax-only", str(folder / "pool-oracle.yml")],
-        ["test", "rules", str(folder / "pool-oracle.rules.test.yml")],
-    ):
-        done = subprocess.run([promtool, *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 # Units
@@ -152,10 +141,9 @@ def test_the_pools_unit_gives_it_its_password_and_enough_files() -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path, tmp_path: Path) -> None:
-    """Where systemd-analyze is installed. The programs are not, so others stand in for them."""
+    """The units' programs are not installed, so others stand in for them."""
     program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd-analyze is not installed; the settings are checked above")
+    assert program, "the program systemd-analyze is missing: apt-get install systemd"
     copy = tmp_path / unit.name
     copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.M))
     verified = subprocess.run([program, "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False)

@@ -35,13 +35,11 @@ from pool_oracle.epoch.publishing import (
 )
 from pool_oracle.epoch.remote import Credentials, Patience
 from pool_oracle.errors import PublishError
-from pool_oracle.ledger.bundle import bundle_folder, read_manifest, read_segment, write_bundle
-from pool_oracle.ledger.sharelog import segment_digest, segment_files
-from pool_oracle.payout.manifest import Manifest, Policy, SegmentRef, cid
-from pool_oracle.payout.payee import format_payee
-from pool_oracle.payout.window import S
+from pool_oracle.ledger.bundle import bundle_folder, read_manifest, read_segment
+from pool_oracle.ledger.sharelog import segment_files
+from pool_oracle.payout.manifest import cid
 from tests.integration.publish_servers import Blocks, FileServer, KuboServer
-from tests.integration.synthetic_log import payee, write_log
+from tests.integration.synthetic_log import publish_segments, write_log
 
 HASTY = Patience(
     attempts=3,
@@ -61,31 +59,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_log(folder / "shares", ("s" * 60 + "c") * 3)
     segments = segment_files(folder / "shares")[:3]
     for epoch in range(1, 4):
-        refs = []
-        for path in segments[:epoch]:
-            digest, length = segment_digest(path)
-            refs.append(SegmentRef(path.name, f"0x{digest.hex()}", length, 0))
-        manifest = Manifest(
-            version=1,
-            pool="pool",
-            network="regtest",
-            chain_id=1,
-            distributor="0x" + "11" * 20,
-            route="deposit",
-            epoch=epoch,
-            previous=None,
-            policy=Policy("pplns", 2, 0, str(S), format_payee(payee(0)), None),
-            closing_share=None,
-            closing_t="0",
-            first_share=None,
-            segments=tuple(refs),
-            leaves=1,
-            total="1",
-            root="0x" + "44" * 32,
-            tip="",
-            tip_height=0,
-        )
-        write_bundle(folder / "bundles", epoch, manifest.to_bytes(), [(payee(0), 1)], segments[:epoch])
+        publish_segments(folder / "bundles", epoch, segments[:epoch])
     return folder / "bundles"
 
 
