@@ -194,7 +194,7 @@ class EpochKeeper:
         await self._commit_due()
 
     async def run(self, policy: ClosingPolicy) -> None:
-        """For ever: close when the policy says so. A chain that fails is tried again at the next close.
+        """For ever: close when the policy says so. What a chain or a publisher delays, `retry` makes up for.
 
         Over a damaged log nothing is published or committed; miners go on with the last commitment.
         """
